@@ -1,0 +1,2 @@
+// Package all is the set of connectors built into the binary: importing it registers them.
+package all

@@ -1,0 +1,34 @@
+package record
+
+// AnyPartition lets the producer choose the topic partition: by the hash of the key, or in turn where there is none.
+const AnyPartition int32 = -1
+
+// Record is one record on its way into or out of a topic.
+//
+// Key and Value hold one of: nil (null; as a value, a tombstone), []byte, string, bool, int64, uint64, float64,
+// map[string]any, []any, *KeyRow (keys of change events) or *ChangeEvent.
+type Record struct {
+	Topic string
+	// Partition of Topic: set on what sinks get; sources leave AnyPartition unless they know better.
+	Partition int32
+	// Offset in Topic: set on what sinks get.
+	Offset  int64
+	Key     any
+	Value   any
+	Headers []Header
+	// TimestampMS is the record's time in ms since the Unix epoch; 0 lets the broker's client choose now.
+	TimestampMS int64
+}
+
+// Header is one header of a record. A nil Value is null.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// KeyRow is the key of a change event: the key columns of a row, in key order.
+type KeyRow struct {
+	Table *Table
+	// Row is the whole row that the key is taken from; Table.Key says which columns.
+	Row Row
+}
