@@ -199,7 +199,9 @@ func (v Values) Int(key string) int64 {
 }
 
 // Duration returns the value of an INT or LONG key in milliseconds.
-func (v Values) Duration(key string) time.Duration { return time.Duration(v.Int(key)) * time.Millisecond }
+func (v Values) Duration(key string) time.Duration {
+	return time.Duration(v.Int(key)) * time.Millisecond
+}
 
 // Bool returns the value of a BOOLEAN key.
 func (v Values) Bool(key string) bool {
