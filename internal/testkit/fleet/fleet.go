@@ -1,0 +1,210 @@
+// Package fleet runs real millrace nodes as processes, for the demo and the system tests: start, kill -9, stop, look.
+//
+// Each node has its own directory with its data and its log. Goroutines: one a process, which waits for its end.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Fleet is a set of nodes that share one directory.
+type Fleet struct {
+	// Bin is the millrace binary; Dir holds a directory for each node.
+	Bin string
+	Dir string
+	// Args are given to every node.
+	Args []string
+	// Env is added to every node's environment.
+	Env   []string
+	Nodes []*Node
+}
+
+// Node is one process.
+type Node struct {
+	ID      string
+	REST    string // http://host:port
+	Cluster string // host:port
+	args    []string
+	fleet   *Fleet
+	cmd     *exec.Cmd
+	ended   chan struct{}
+	err     error
+}
+
+// Add makes a node, on ports of its own, without starting it. The first node makes the cluster; later ones join it.
+func (f *Fleet) Add(id string, args ...string) (*Node, error) {
+	rest, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{ID: id, REST: "http://" + rest, Cluster: cluster, fleet: f}
+	n.args = append([]string{"node", "--id", id, "--data", filepath.Join(f.Dir, id), "--rest", rest, "--cluster", cluster}, f.Args...)
+	if len(f.Nodes) > 0 {
+		peers := make([]string, len(f.Nodes))
+		for i, p := range f.Nodes {
+			peers[i] = p.Cluster
+		}
+		n.args = append(n.args, "--join", strings.Join(peers, ","))
+	}
+	n.args = append(n.args, args...)
+	f.Nodes = append(f.Nodes, n)
+	return n, nil
+}
+
+// Start starts the process, again if it has ended, and returns at once.
+func (n *Node) Start() error {
+	if err := os.MkdirAll(n.fleet.Dir, 0o755); err != nil {
+		return err
+	}
+	log, err := os.OpenFile(n.LogPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(n.fleet.Bin, n.args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), n.fleet.Env...)
+	// The node dies with the test that started it, however that ends.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start node %s: %w", n.ID, err)
+	}
+	n.cmd, n.ended = cmd, make(chan struct{})
+	go func(ended chan struct{}) {
+		n.err = cmd.Wait()
+		close(ended)
+	}(n.ended)
+	return nil
+}
+
+// LogPath is the file with all that the node has printed.
+func (n *Node) LogPath() string { return filepath.Join(n.fleet.Dir, n.ID+".log") }
+
+// Log returns the last size bytes of the node's log.
+func (n *Node) Log(size int64) string {
+	f, err := os.Open(n.LogPath())
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > size {
+		_, _ = f.Seek(-size, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(f)
+	return string(b)
+}
+
+// PID returns the process id.
+func (n *Node) PID() int { return n.cmd.Process.Pid }
+
+// Alive reports whether the process runs.
+func (n *Node) Alive() bool {
+	if n.cmd == nil {
+		return false
+	}
+	select {
+	case <-n.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// Signal sends a signal.
+func (n *Node) Signal(sig syscall.Signal) error { return n.cmd.Process.Signal(sig) }
+
+// Kill ends the process as kill -9 does and waits until it is gone.
+func (n *Node) Kill() {
+	if n.Alive() {
+		_ = n.cmd.Process.Kill()
+		<-n.ended
+	}
+}
+
+// Stop asks the process to end, kills it when it has not within limit, and returns how it ended.
+func (n *Node) Stop(limit time.Duration) error {
+	if !n.Alive() {
+		return nil
+	}
+	_ = n.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-n.ended:
+		return n.err
+	case <-time.After(limit):
+		n.Kill()
+		return fmt.Errorf("node %s did not stop within %v", n.ID, limit)
+	}
+}
+
+// Close kills all nodes.
+func (f *Fleet) Close() {
+	for _, n := range f.Nodes {
+		n.Kill()
+	}
+}
+
+// WaitREST waits until the node answers GET / with 200. It fails at once when the process ends.
+func (n *Node) WaitREST(ctx context.Context) error { return n.waitFor(ctx, "/") }
+
+// WaitReady waits until the node has a leader to ask: GET /connectors answers.
+func (n *Node) WaitReady(ctx context.Context) error { return n.waitFor(ctx, "/connectors") }
+
+func (n *Node) waitFor(ctx context.Context, path string) error {
+	var last error
+	for ctx.Err() == nil {
+		if !n.Alive() {
+			return fmt.Errorf("node %s ended: %v\n%s", n.ID, n.err, n.Log(2000))
+		}
+		reqCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		req, _ := http.NewRequestWithContext(reqCtx, http.MethodGet, n.REST+path, http.NoBody)
+		resp, err := http.DefaultClient.Do(req)
+		if err == nil {
+			_ = resp.Body.Close()
+			err = fmt.Errorf("status %s", resp.Status)
+		}
+		cancel()
+		if resp != nil && resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		last = err
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("node %s does not answer %s: %w", n.ID, path, errors.Join(last, ctx.Err()))
+}
+
+// RSS returns the resident memory of the process in bytes.
+func (n *Node) RSS() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.PID()))
+	if err != nil {
+		return 0, err
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(b), &size, &resident); err != nil {
+		return 0, err
+	}
+	return resident * int64(os.Getpagesize()), nil
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
