@@ -1,0 +1,148 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/IBM/sarama"
+	gometrics "github.com/rcrowley/go-metrics"
+)
+
+// sarama's meters start a process-wide ticker and cost on each request; Millrace counts for itself.
+func init() { gometrics.UseNilMetrics = true }
+
+// Config says where the brokers are and how to talk to them.
+type Config struct {
+	Brokers  []string
+	ClientID string
+	// TLS, if set, encrypts the connections.
+	TLS *tls.Config
+	// User and Password log in with SASL PLAIN when User is set.
+	User, Password string
+	Logger         *slog.Logger
+}
+
+// Timeouts of a single request on the wire. Waits are bounded by the caller's context.
+const (
+	dialTimeout    = 5 * time.Second
+	requestTimeout = 15 * time.Second
+)
+
+func (c Config) sarama() *sarama.Config {
+	s := sarama.NewConfig()
+	s.Version = sarama.V2_8_0_0
+	s.ClientID = "millrace"
+	if c.ClientID != "" {
+		s.ClientID = c.ClientID
+	}
+	s.Net.DialTimeout = dialTimeout
+	s.Net.ReadTimeout = requestTimeout
+	s.Net.WriteTimeout = requestTimeout
+	s.Net.MaxOpenRequests = maxInFlight
+	s.Metadata.Retry.Max = 2
+	s.Metadata.Retry.Backoff = 100 * time.Millisecond
+	s.Metadata.RefreshFrequency = 0
+	s.Metadata.AllowAutoTopicCreation = false
+	s.Admin.Timeout = requestTimeout
+	s.Admin.Retry.Max = 10
+	if c.TLS != nil {
+		s.Net.TLS.Enable = true
+		s.Net.TLS.Config = c.TLS
+	}
+	if c.User != "" {
+		s.Net.SASL.Enable = true
+		s.Net.SASL.User, s.Net.SASL.Password = c.User, c.Password
+	}
+	return s
+}
+
+// client connects; it tries for as long as ctx lives only once, so that the caller owns the retries.
+func (c Config) client(ctx context.Context) (sarama.Client, error) {
+	if len(c.Brokers) == 0 {
+		return nil, errors.New("no Kafka brokers are known")
+	}
+	type result struct {
+		client sarama.Client
+		err    error
+	}
+	done := make(chan result, 1)
+	go func() {
+		client, err := sarama.NewClient(c.Brokers, c.sarama())
+		done <- result{client, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return nil, fmt.Errorf("connect to Kafka at %v: %w", c.Brokers, classify(r.err))
+		}
+		return r.client, nil
+	case <-ctx.Done():
+		go func() {
+			if r := <-done; r.err == nil {
+				_ = r.client.Close()
+			}
+		}()
+		return nil, fmt.Errorf("connect to Kafka at %v: %w", c.Brokers, ctx.Err())
+	}
+}
+
+// TopicPartition names a partition of a topic.
+type TopicPartition struct {
+	Topic     string
+	Partition int32
+}
+
+// String returns topic-partition, as Kafka's tools print it.
+func (tp TopicPartition) String() string { return fmt.Sprintf("%s-%d", tp.Topic, tp.Partition) }
+
+// Header is one header of a message; a nil Value is null.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// Message is what a Producer sends. Its bytes must not change until the transaction has ended.
+type Message struct {
+	Topic string
+	// Partition, or -1: by the murmur2 hash of the key, as Kafka's own clients do, or in turn where the key is nil.
+	Partition int32
+	// nil is null, which for a value means a tombstone; empty is empty.
+	Key, Value []byte
+	Headers    []Header
+	// TimestampMS since the Unix epoch; 0: now.
+	TimestampMS int64
+}
+
+// Fetched is a message that a Consumer got.
+type Fetched struct {
+	Topic       string
+	Partition   int32
+	Offset      int64
+	Key, Value  []byte
+	Headers     []Header
+	TimestampMS int64
+}
+
+// classify turns what sarama and the net say into this package's errors, keeping the cause.
+func classify(err error) error {
+	if err == nil {
+		return nil
+	}
+	var k sarama.KError
+	if errors.As(err, &k) {
+		return kerror(k)
+	}
+	var n net.Error
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, ErrFenced), errors.Is(err, ErrTooLarge):
+		return err
+	case errors.As(err, &n), errors.Is(err, sarama.ErrOutOfBrokers), errors.Is(err, sarama.ErrNotConnected), errors.Is(err, sarama.ErrClosedClient):
+		return &Error{kind: ErrUnavailable, err: err}
+	}
+	return &Error{kind: ErrUnavailable, err: err}
+}

@@ -1,0 +1,146 @@
+package kafka
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+)
+
+// OffsetsTopic is the default name of the compacted topic with the source offsets.
+const OffsetsTopic = "millrace-offsets"
+
+// OffsetsTopicConfig is what that topic is made with: Kafka Connect's own settings.
+func OffsetsTopicConfig() TopicConfig {
+	return TopicConfig{Partitions: 25, Configs: map[string]string{"cleanup.policy": "compact"}}
+}
+
+// OffsetKey is the key of a source offset, in Kafka Connect's format: ["connector",{partition}].
+func OffsetKey(connector string, partition map[string]any) ([]byte, error) {
+	return compactJSON([]any{connector, partition})
+}
+
+// OffsetValue is the value of a source offset. A nil position is a tombstone.
+func OffsetValue(position map[string]any) ([]byte, error) {
+	if position == nil {
+		return nil, nil
+	}
+	return compactJSON(position)
+}
+
+// compactJSON writes JSON as Kafka Connect does: no spaces, nothing escaped for HTML. Map keys come sorted.
+func compactJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimRight(b.Bytes(), "\n"), nil
+}
+
+// ReadOffset returns the stored offset of one source partition, nil when there is none. It reads the one partition of
+// the topic that holds the key, to its end, committed records only: when a transaction of another task is open there it
+// waits until that is decided. Numbers come as json.Number.
+func ReadOffset(ctx context.Context, c Config, topic, connector string, partition map[string]any) (map[string]any, error) {
+	key, err := OffsetKey(connector, partition)
+	if err != nil {
+		return nil, err
+	}
+	a, err := NewAdmin(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	n, err := a.Partitions(ctx, topic)
+	if err != nil {
+		return nil, fmt.Errorf("read source offset from %s: %w", topic, err)
+	}
+	tp := TopicPartition{topic, PartitionOf(key, n)}
+	var found []byte
+	err = ReadToEnd(ctx, c, a, topic, []int32{tp.Partition}, func(m Fetched) error {
+		if sameKey(m.Key, key) {
+			found = m.Value
+		}
+		return nil
+	})
+	if err != nil || found == nil {
+		return nil, err
+	}
+	d := json.NewDecoder(bytes.NewReader(found))
+	d.UseNumber()
+	var position map[string]any
+	if err := d.Decode(&position); err != nil {
+		return nil, fmt.Errorf("source offset of %s in topic %s: %w", connector, topic, err)
+	}
+	return position, nil
+}
+
+// sameKey compares keys as JSON, so that another writer's order of members does not matter.
+func sameKey(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	var x any
+	if json.Unmarshal(a, &x) != nil {
+		return false
+	}
+	c, err := compactJSON(x)
+	return err == nil && bytes.Equal(c, b)
+}
+
+// ReadToEnd calls each for the committed records of the given partitions (nil: all), from their start to where they ended at the call.
+func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int32, each func(Fetched) error) error {
+	first, err := a.ListOffsets(ctx, topic, Earliest)
+	if err != nil {
+		return fmt.Errorf("read topic %s: %w", topic, err)
+	}
+	end, err := a.ListOffsets(ctx, topic, Latest)
+	if err != nil {
+		return fmt.Errorf("read topic %s: %w", topic, err)
+	}
+	from := map[TopicPartition]int64{}
+	for tp, o := range first {
+		if wanted(only, tp.Partition) && end[tp] > o {
+			from[tp] = o
+		}
+	}
+	if len(from) == 0 {
+		return nil
+	}
+	k, err := NewConsumer(ctx, c, ConsumerOptions{})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	k.Assign(from)
+	for {
+		msgs, err := k.Poll(ctx)
+		if err != nil {
+			return fmt.Errorf("read topic %s: %w", topic, err)
+		}
+		for _, m := range msgs {
+			if m.Offset < end[TopicPartition{topic, m.Partition}] {
+				if err := each(m); err != nil {
+					return err
+				}
+			}
+		}
+		done := true
+		for tp, pos := range k.Positions() {
+			done = done && pos.Next >= end[tp]
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+func wanted(only []int32, n int32) bool {
+	for _, o := range only {
+		if o == n {
+			return true
+		}
+	}
+	return only == nil
+}
