@@ -918,10 +918,12 @@ func (x *Welcome) GetInfo() *InfoResponse {
 
 // Heartbeat renews the lease and carries what has changed since the last one that was acknowledged.
 type Heartbeat struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
-	Statuses      []*UnitStatus          `protobuf:"bytes,2,rep,name=statuses,proto3" json:"statuses,omitempty"`
-	Planned       []*Planned             `protobuf:"bytes,3,rep,name=planned,proto3" json:"planned,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Seq      uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	Statuses []*UnitStatus          `protobuf:"bytes,2,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	Planned  []*Planned             `protobuf:"bytes,3,rep,name=planned,proto3" json:"planned,omitempty"`
+	// The worker has stopped all it ran and ends: its units may move at once.
+	Leaving       bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -975,6 +977,13 @@ func (x *Heartbeat) GetPlanned() []*Planned {
 		return x.Planned
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 // HeartbeatAck extends the lease counted from the sending of heartbeat seq (0: the hello).
@@ -1287,6 +1296,7 @@ func (x *TaskConfig) GetConfig() map[string]string {
 }
 
 // UnitStatus is soft state: kept in the leader's memory, rebuilt after a leader change.
+// UNASSIGNED means: the worker no longer runs the unit in any way.
 type UnitStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Unit  *Unit                  `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
@@ -1553,11 +1563,12 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\aWelcome\x12\x19\n" +
 	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\x122\n" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\x03R\x13heartbeatIntervalMs\x125\n" +
-	"\x04info\x18\x03 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\"\x92\x01\n" +
+	"\x04info\x18\x03 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\"\xac\x01\n" +
 	"\tHeartbeat\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12;\n" +
 	"\bstatuses\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.UnitStatusR\bstatuses\x126\n" +
-	"\aplanned\x18\x03 \x03(\v2\x1c.millrace.cluster.v1.PlannedR\aplanned\" \n" +
+	"\aplanned\x18\x03 \x03(\v2\x1c.millrace.cluster.v1.PlannedR\aplanned\x12\x18\n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\" \n" +
 	"\fHeartbeatAck\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"f\n" +
 	"\vAssignments\x12\x14\n" +

@@ -950,11 +950,13 @@ func (x *SetCluster) GetEmbeddedBroker() bool {
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Version of this layout; a reader refuses what is newer than it knows.
-	Format        uint32             `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
-	Cluster       *SetCluster        `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Nodes         []*Node            `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Connectors    []*ConnectorImage  `protobuf:"bytes,4,rep,name=connectors,proto3" json:"connectors,omitempty"`
-	Assignments   []*AssignmentImage `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Format      uint32             `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	Cluster     *SetCluster        `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Nodes       []*Node            `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Connectors  []*ConnectorImage  `protobuf:"bytes,4,rep,name=connectors,proto3" json:"connectors,omitempty"`
+	Assignments []*AssignmentImage `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	// Log index of the last command in it.
+	Index         uint64 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1022,6 +1024,13 @@ func (x *Image) GetAssignments() []*AssignmentImage {
 		return x.Assignments
 	}
 	return nil
+}
+
+func (x *Image) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 type ConnectorImage struct {
@@ -1269,7 +1278,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
 	"\abrokers\x18\x02 \x03(\tR\abrokers\x12'\n" +
-	"\x0fembedded_broker\x18\x03 \x01(\bR\x0eembeddedBroker\"\x98\x02\n" +
+	"\x0fembedded_broker\x18\x03 \x01(\bR\x0eembeddedBroker\"\xae\x02\n" +
 	"\x05Image\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x129\n" +
 	"\acluster\x18\x02 \x01(\v2\x1f.millrace.command.v1.SetClusterR\acluster\x12/\n" +
@@ -1277,7 +1286,8 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"connectors\x18\x04 \x03(\v2#.millrace.command.v1.ConnectorImageR\n" +
 	"connectors\x12F\n" +
-	"\vassignments\x18\x05 \x03(\v2$.millrace.command.v1.AssignmentImageR\vassignments\"\xe9\x03\n" +
+	"\vassignments\x18\x05 \x03(\v2$.millrace.command.v1.AssignmentImageR\vassignments\x12\x14\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index\"\xe9\x03\n" +
 	"\x0eConnectorImage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12G\n" +
 	"\x06config\x18\x02 \x03(\v2/.millrace.command.v1.ConnectorImage.ConfigEntryR\x06config\x12C\n" +

@@ -1,0 +1,140 @@
+package raftnode
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// raftMagic is the first byte of a connection that carries Raft; gRPC's begin with "PRI".
+const raftMagic = 0x01
+
+// Mux shares one listener between Raft and gRPC, told apart by a connection's first byte.
+type Mux struct {
+	l         net.Listener
+	advertise net.Addr
+	raft      chan net.Conn
+	grpc      chan net.Conn
+	closed    chan struct{}
+	once      sync.Once
+}
+
+// Listen opens the cluster's port. advertise is what others dial; empty means the listener's own address.
+func Listen(addr, advertise string) (*Mux, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (--cluster): %w", addr, err)
+	}
+	if advertise == "" {
+		advertise = l.Addr().String()
+	}
+	return &Mux{l: l, advertise: address(advertise), raft: make(chan net.Conn), grpc: make(chan net.Conn), closed: make(chan struct{})}, nil
+}
+
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }
+
+// Advertised is the address that others dial.
+func (m *Mux) Advertised() string { return m.advertise.String() }
+
+// Serve accepts until Close. It returns when all it started has ended.
+func (m *Mux) Serve() error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := m.l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			select {
+			case <-m.closed:
+				return nil
+			case <-time.After(10 * time.Millisecond): // out of file descriptors, most likely
+				continue
+			}
+		}
+		wg.Go(func() { m.route(c) })
+	}
+}
+
+func (m *Mux) route(c net.Conn) {
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	r := bufio.NewReader(c)
+	first, err := r.Peek(1)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	to := m.grpc
+	if first[0] == raftMagic {
+		_, _ = r.Discard(1)
+		to = m.raft
+	}
+	select {
+	case to <- &peeked{c, r}:
+	case <-m.closed:
+		_ = c.Close()
+	}
+}
+
+type peeked struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
+
+// Close stops accepting.
+func (m *Mux) Close() error {
+	m.once.Do(func() { close(m.closed) })
+	return m.l.Close()
+}
+
+// GRPC is the listener for a gRPC server. Closing it closes nothing: the Mux owns the port.
+func (m *Mux) GRPC() net.Listener { return &half{m, m.grpc} }
+
+// Raft is the stream layer for Raft.
+func (m *Mux) Raft() raft.StreamLayer { return &half{m, m.raft} }
+
+type half struct {
+	m     *Mux
+	conns chan net.Conn
+}
+
+func (h *half) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.m.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *half) Close() error   { return nil }
+func (h *half) Addr() net.Addr { return h.m.advertise }
+
+// Dial implements raft.StreamLayer.
+func (h *half) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", string(addr))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Write([]byte{raftMagic}); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return c, nil
+}

@@ -1,0 +1,263 @@
+// Package raftnode wires hashicorp/raft: transport, stores, elections, membership. Raft's types stay inside it and package fsm.
+//
+// The log and the stable store are one bbolt file that is synced before an entry is acknowledged; Raft snapshots are files
+// written whole and renamed. Goroutines are Raft's own and end with Shutdown.
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/millrace/millrace/coordinator/fsm"
+	"github.com/millrace/millrace/coordinator/state"
+	commandv1 "github.com/millrace/millrace/proto/command/v1"
+)
+
+var (
+	// ErrNotLeader: ask the leader.
+	ErrNotLeader = errors.New("this node is not the leader")
+	// ErrUnknownOutcome: leadership was lost while the command was on its way; it may be applied later.
+	ErrUnknownOutcome = errors.New("leadership was lost before the command was known to be stored; look at the result before trying again")
+)
+
+// Options of a Node.
+type Options struct {
+	ID  string
+	Dir string
+	// Mux is the cluster's port, listening.
+	Mux *Mux
+	FSM *fsm.FSM
+	// ElectionTimeout is how long followers wait for a silent leader. Default 600 ms.
+	ElectionTimeout time.Duration
+	Logger          *slog.Logger
+}
+
+// alone is the timeout while there is nobody to lose a leader to: how long a single node takes to lead after its start.
+// leaderLease must not be above it.
+const (
+	alone       = 250 * time.Millisecond
+	leaderLease = 250 * time.Millisecond
+)
+
+// Node is a member of the Raft group.
+type Node struct {
+	opts   Options
+	raft   *raft.Raft
+	store  *raftboltdb.BoltStore
+	trans  *raft.NetworkTransport
+	leader chan bool
+	fresh  bool
+}
+
+// New opens the stores and starts Raft. A node whose directory is empty waits to be bootstrapped or added.
+func New(o Options) (*Node, error) {
+	if o.ElectionTimeout == 0 {
+		o.ElectionTimeout = 600 * time.Millisecond
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	store, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(o.Dir, "raft.db"), BoltOptions: boltOptions()})
+	if err != nil {
+		return nil, fmt.Errorf("open %s (is another node running on this data directory?): %w", filepath.Join(o.Dir, "raft.db"), err)
+	}
+	n := &Node{opts: o, store: store, leader: make(chan bool, 16)}
+	hlog := logAdapter(o.Logger)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, hlog)
+	if err != nil {
+		_ = store.Close()
+		return nil, fmt.Errorf("raft snapshots: %w", err)
+	}
+	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: o.Mux.Raft(), MaxPool: 3, Timeout: 5 * time.Second, Logger: hlog})
+	has, err := raft.HasExistingState(store, store, snaps)
+	if err != nil {
+		return nil, n.abandon(fmt.Errorf("read raft state: %w", err))
+	}
+	n.fresh = !has
+	cfg := raft.DefaultConfig()
+	cfg.LocalID = raft.ServerID(o.ID)
+	cfg.Logger = hlog
+	cfg.NotifyCh = n.leader
+	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = alone, alone, leaderLease
+	cfg.CommitTimeout = 10 * time.Millisecond
+	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = 30*time.Second, 8192, 4096
+	n.raft, err = raft.NewRaft(cfg, o.FSM, store, store, snaps, n.trans)
+	if err != nil {
+		return nil, n.abandon(fmt.Errorf("start raft: %w", err))
+	}
+	if n.voters() > 1 {
+		if err := n.setTimeouts(o.ElectionTimeout); err != nil {
+			return nil, errors.Join(err, n.raft.Shutdown().Error(), n.store.Close())
+		}
+	}
+	return n, nil
+}
+
+func (n *Node) abandon(err error) error { return errors.Join(err, n.trans.Close(), n.store.Close()) }
+
+func (n *Node) setTimeouts(d time.Duration) error {
+	c := n.raft.ReloadableConfig()
+	if c.HeartbeatTimeout == d {
+		return nil
+	}
+	c.HeartbeatTimeout, c.ElectionTimeout = d, d
+	if err := n.raft.ReloadConfig(c); err != nil {
+		return fmt.Errorf("set election timeout %v: %w", d, err)
+	}
+	return nil
+}
+
+func (n *Node) voters() int {
+	f := n.raft.GetConfiguration()
+	if f.Error() != nil {
+		return 0
+	}
+	return len(f.Configuration().Servers)
+}
+
+// Fresh reports whether the data directory held nothing.
+func (n *Node) Fresh() bool { return n.fresh }
+
+// Bootstrap makes a cluster of this node alone.
+func (n *Node) Bootstrap() error {
+	return n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		ID: raft.ServerID(n.opts.ID), Address: n.trans.LocalAddr(),
+	}}}).Error()
+}
+
+// AddVoter adds a coordinator, or corrects the address of one. On the leader only.
+func (n *Node) AddVoter(ctx context.Context, id, addr string) error {
+	if id != n.opts.ID {
+		if err := n.setTimeouts(n.opts.ElectionTimeout); err != nil {
+			return err
+		}
+	}
+	return n.wait(ctx, n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, bound(ctx)))
+}
+
+// Remove removes a coordinator. On the leader only.
+func (n *Node) Remove(ctx context.Context, id string) error {
+	return n.wait(ctx, n.raft.RemoveServer(raft.ServerID(id), 0, bound(ctx)))
+}
+
+// Grown must be called on every node when the group has more than one member: from then on elections take their time.
+func (n *Node) Grown() error { return n.setTimeouts(n.opts.ElectionTimeout) }
+
+// Propose stores a command and returns what it came to on this node.
+func (n *Node) Propose(ctx context.Context, c *commandv1.Command) (state.Result, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil {
+		return state.Result{}, fmt.Errorf("encode command: %w", err)
+	}
+	f := n.raft.Apply(b, bound(ctx))
+	if err := n.wait(ctx, f); err != nil {
+		return state.Result{}, err
+	}
+	r, ok := f.Response().(state.Result)
+	if !ok {
+		return state.Result{}, fmt.Errorf("command had no result: %v", f.Response())
+	}
+	return r, nil
+}
+
+// Barrier waits until all that was stored before is applied here. On the leader only.
+func (n *Node) Barrier(ctx context.Context) error { return n.wait(ctx, n.raft.Barrier(bound(ctx))) }
+
+// VerifyLeader asks a quorum whether this node still leads.
+func (n *Node) VerifyLeader(ctx context.Context) error { return n.wait(ctx, n.raft.VerifyLeader()) }
+
+func bound(ctx context.Context) time.Duration {
+	if d, ok := ctx.Deadline(); ok {
+		return max(time.Until(d), time.Millisecond)
+	}
+	return 10 * time.Second
+}
+
+func (n *Node) wait(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("raft: %w", ctx.Err())
+	case err := <-done:
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+			return ErrNotLeader
+		case errors.Is(err, raft.ErrLeadershipLost):
+			return ErrUnknownOutcome
+		}
+		return fmt.Errorf("raft: %w", err)
+	}
+}
+
+// Leader returns the leader's id and address as far as this node knows; empty when it knows none.
+func (n *Node) Leader() (id, addr string) {
+	a, i := n.raft.LeaderWithID()
+	return string(i), string(a)
+}
+
+// IsLeader reports whether this node believes to lead.
+func (n *Node) IsLeader() bool { return n.raft.State() == raft.Leader }
+
+// Leadership tells of each change: true when this node begins to lead, false when it no longer does.
+func (n *Node) Leadership() <-chan bool { return n.leader }
+
+// Term is the Raft term.
+func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
+
+// Shutdown hands leadership over, if that can be done quickly, and stops.
+func (n *Node) Shutdown() error {
+	if n.IsLeader() && n.voters() > 1 {
+		f := n.raft.LeadershipTransfer()
+		done := make(chan error, 1)
+		go func() { done <- f.Error() }()
+		select {
+		case <-done:
+		case <-time.After(2 * time.Second):
+		}
+	}
+	err := n.raft.Shutdown().Error()
+	return errors.Join(err, n.trans.Close(), n.store.Close())
+}
+
+// logAdapter passes Raft's log on: its warnings and errors as they are, the rest for debugging.
+func logAdapter(log *slog.Logger) hclog.Logger {
+	l := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: io.Discard})
+	if log == nil {
+		return l
+	}
+	i := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: io.Discard})
+	i.RegisterSink(sink{log})
+	return i
+}
+
+type sink struct{ log *slog.Logger }
+
+// Accept implements hclog.SinkAdapter.
+func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	at := slog.LevelDebug
+	switch {
+	case level >= hclog.Error:
+		at = slog.LevelWarn // Raft calls a peer that does not answer an error; it heals by itself.
+	case level == hclog.Warn:
+		at = slog.LevelInfo
+	}
+	if strings.HasPrefix(msg, "heartbeat timeout reached") {
+		at = slog.LevelInfo
+	}
+	s.log.Log(context.Background(), at, "raft: "+msg, args...)
+}
