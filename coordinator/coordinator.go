@@ -1,0 +1,469 @@
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/millrace/millrace/coordinator/fsm"
+	"github.com/millrace/millrace/coordinator/raftnode"
+	"github.com/millrace/millrace/coordinator/reconcile"
+	"github.com/millrace/millrace/coordinator/session"
+	"github.com/millrace/millrace/coordinator/state"
+	"github.com/millrace/millrace/internal/clusterclient"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+	commandv1 "github.com/millrace/millrace/proto/command/v1"
+)
+
+// ErrNotLeader: ask the leader.
+var ErrNotLeader = raftnode.ErrNotLeader
+
+// Options of a Coordinator.
+type Options struct {
+	// NodeID is this node's name, unique in the cluster.
+	NodeID string
+	// DataDir holds the log and the Raft snapshots.
+	DataDir string
+	// ListenAddr is the cluster's port; AdvertiseAddr what others dial, empty: the listener's own.
+	ListenAddr, AdvertiseAddr string
+	// RESTAddr is where this node answers REST, as others reach it: host:port.
+	RESTAddr string
+	Labels   map[string]string
+	// Worker: this process is a worker too.
+	Worker  bool
+	Version string
+	// Join lists cluster addresses of a cluster to join. Empty, with an empty data directory: this node makes a new one.
+	Join []string
+	// Brokers and EmbeddedBroker are what a new cluster uses; a cluster that exists knows its own.
+	Brokers        []string
+	EmbeddedBroker bool
+
+	Timing          session.Timing
+	ElectionTimeout time.Duration
+	Logger          *slog.Logger
+}
+
+// Validate names what is missing.
+func (o Options) Validate() error {
+	switch {
+	case o.NodeID == "":
+		return errors.New("a coordinator needs a node id")
+	case o.DataDir == "":
+		return errors.New("a coordinator needs a data directory")
+	case o.ListenAddr == "":
+		return errors.New("a coordinator needs a cluster address")
+	case o.Logger == nil:
+		return errors.New("a coordinator needs a logger")
+	}
+	return nil
+}
+
+// Coordinator is one coordinator.
+type Coordinator struct {
+	opts     Options
+	fsm      *fsm.FSM
+	sessions *session.Registry
+	ready    chan struct{}
+	leading  atomic.Bool // leads, and has applied all that earlier leaders stored
+
+	// Set before ready is closed.
+	mux  *raftnode.Mux
+	raft *raftnode.Node
+
+	wake chan struct{} // to the reconcile loop, capacity 1
+
+	mu       sync.Mutex // guards: watchers
+	watchers map[chan struct{}]struct{}
+}
+
+// New makes a coordinator without touching anything.
+func New(o Options) (*Coordinator, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if o.Timing == (session.Timing{}) {
+		o.Timing = session.DefaultTiming()
+	}
+	c := &Coordinator{opts: o, ready: make(chan struct{}), wake: make(chan struct{}, 1), watchers: map[chan struct{}]struct{}{}}
+	c.fsm = fsm.New(c.changed)
+	c.sessions = session.New(o.Timing, c.wakeLoop)
+	return c, nil
+}
+
+// changed tells the reconcile loop and the sessions that the state moved.
+func (c *Coordinator) changed() {
+	c.wakeLoop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w := range c.watchers {
+		poke(w)
+	}
+}
+
+func (c *Coordinator) wakeLoop() { poke(c.wake) }
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Coordinator) watch() (ch chan struct{}, stop func()) {
+	ch = make(chan struct{}, 1)
+	c.mu.Lock()
+	c.watchers[ch] = struct{}{}
+	c.mu.Unlock()
+	return ch, func() {
+		c.mu.Lock()
+		delete(c.watchers, ch)
+		c.mu.Unlock()
+	}
+}
+
+// Ready is closed when the cluster's port is open and Raft runs; there may be no leader yet.
+func (c *Coordinator) Ready() <-chan struct{} { return c.ready }
+
+// Addr is the cluster address that others dial. Valid once Ready.
+func (c *Coordinator) Addr() string { return c.mux.Advertised() }
+
+// Run runs the coordinator until ctx ends or something fails that it cannot go on without. On the way out it hands leadership over.
+func (c *Coordinator) Run(ctx context.Context) error {
+	mux, err := raftnode.Listen(c.opts.ListenAddr, c.opts.AdvertiseAddr)
+	if err != nil {
+		return err
+	}
+	c.mux = mux
+	var serving errgroup.Group
+	serving.Go(mux.Serve)
+	c.raft, err = raftnode.New(raftnode.Options{
+		ID: c.opts.NodeID, Dir: filepath.Join(c.opts.DataDir, "raft"), Mux: mux, FSM: c.fsm, ElectionTimeout: c.opts.ElectionTimeout,
+		Logger: c.opts.Logger,
+	})
+	if err != nil {
+		return errors.Join(err, mux.Close(), serving.Wait())
+	}
+	stopGRPC := c.serve(&serving)
+	if c.raft.Fresh() && len(c.opts.Join) == 0 {
+		if err := c.raft.Bootstrap(); err != nil {
+			err = fmt.Errorf("make a new cluster: %w", err)
+			return errors.Join(err, c.raft.Shutdown(), mux.Close(), serving.Wait())
+		}
+	}
+	close(c.ready)
+
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.lead(run) })
+	g.Go(func() error { return c.register(run) })
+	err = g.Wait()
+
+	// Leadership moves first, so that the sessions find the new leader while their leases run.
+	shut := c.raft.Shutdown()
+	stopGRPC()
+	return errors.Join(err, shut, mux.Close(), serving.Wait())
+}
+
+// lead runs the reconcile loop while this node leads.
+func (c *Coordinator) lead(ctx context.Context) error {
+	var stop context.CancelFunc = func() {}
+	var loop sync.WaitGroup
+	end := func() {
+		c.leading.Store(false)
+		stop()
+		loop.Wait()
+		c.sessions.Step()
+	}
+	defer end()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case leads := <-c.raft.Leadership():
+			end()
+			if !leads {
+				c.opts.Logger.Info("leadership lost", "term", c.raft.Term())
+				c.changed()
+				continue
+			}
+			run, cancel := context.WithCancel(ctx)
+			stop = cancel
+			loop.Go(func() {
+				if err := c.begin(run); err != nil {
+					if run.Err() == nil {
+						c.opts.Logger.Warn("leadership could not begin", "err", err)
+					}
+					return
+				}
+				l := reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, Logger: c.opts.Logger.With("component", "reconcile")}
+				_ = l.Run(run)
+			})
+		}
+	}
+}
+
+// begin catches up with the log and opens the sessions.
+func (c *Coordinator) begin(ctx context.Context) error {
+	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := c.raft.Barrier(wait); err != nil {
+		return err
+	}
+	var cluster *commandv1.SetCluster
+	c.fsm.View(func(s *state.State) { cluster = s.Cluster() })
+	if cluster == nil {
+		id := make([]byte, 11)
+		if _, err := rand.Read(id); err != nil {
+			return fmt.Errorf("make a cluster id: %w", err)
+		}
+		if err := c.setCluster(wait, hex.EncodeToString(id)); err != nil {
+			return err
+		}
+	} else if cluster.EmbeddedBroker && c.opts.EmbeddedBroker && !slices.Equal(cluster.Brokers, c.opts.Brokers) {
+		// The embedded broker came back on another port.
+		if err := c.setCluster(wait, cluster.ClusterId); err != nil {
+			return err
+		}
+	}
+	c.sessions.Lead()
+	c.leading.Store(true)
+	c.opts.Logger.Info("leading", "term", c.raft.Term())
+	c.changed()
+	return nil
+}
+
+func (c *Coordinator) setCluster(ctx context.Context, id string) error {
+	_, err := c.raft.Propose(ctx, command(&commandv1.Command{Kind: &commandv1.Command_SetCluster{SetCluster: &commandv1.SetCluster{
+		ClusterId: id, Brokers: c.opts.Brokers, EmbeddedBroker: c.opts.EmbeddedBroker,
+	}}}))
+	if err != nil {
+		return fmt.Errorf("store the cluster's settings: %w", err)
+	}
+	return nil
+}
+
+func command(c *commandv1.Command) *commandv1.Command {
+	c.ProposedUnixMs = time.Now().UnixMilli()
+	return c
+}
+
+// register makes this node known to the cluster, and keeps its entry true.
+func (c *Coordinator) register(ctx context.Context) error {
+	changed, stop := c.watch()
+	defer stop()
+	client := clusterclient.New(c.opts.Join)
+	defer client.Close()
+	var last string
+	for {
+		err := c.registerOnce(ctx, client)
+		if err != nil && ctx.Err() == nil && err.Error() != last {
+			last = err.Error()
+			c.opts.Logger.Warn("not known to the cluster yet; trying on", "err", err)
+		}
+		wait := 5 * time.Second
+		if err != nil {
+			wait = 200 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+			if err != nil {
+				time.Sleep(20 * time.Millisecond) // a change often is our own doing; not a busy loop
+			}
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (c *Coordinator) registerOnce(ctx context.Context, client *clusterclient.Client) error {
+	me := c.self()
+	var have *commandv1.Node
+	coordinators := 0
+	c.fsm.View(func(s *state.State) {
+		have, _ = s.Node(me.Id)
+		for _, n := range s.Nodes() {
+			if n.Coordinator {
+				coordinators++
+			}
+		}
+	})
+	if coordinators > 1 {
+		if err := c.raft.Grown(); err != nil {
+			return err
+		}
+	}
+	if have != nil && proto.Equal(have, toCommand(me)) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if c.leading.Load() {
+		return c.admit(ctx, me)
+	}
+	_, leader := c.raft.Leader()
+	if leader != "" {
+		client.Learn(&clusterv1.InfoResponse{LeaderAddr: leader})
+	}
+	return client.Leader(ctx, func(ctx context.Context, cc clusterv1.ClusterClient) error {
+		_, err := cc.Join(ctx, &clusterv1.JoinRequest{Node: me})
+		return err
+	})
+}
+
+func (c *Coordinator) self() *clusterv1.NodeInfo {
+	return &clusterv1.NodeInfo{
+		Id: c.opts.NodeID, ClusterAddr: c.mux.Advertised(), RestAddr: c.opts.RESTAddr, Labels: c.opts.Labels, Coordinator: true,
+		Worker: c.opts.Worker, Version: c.opts.Version,
+	}
+}
+
+func toCommand(n *clusterv1.NodeInfo) *commandv1.Node {
+	return &commandv1.Node{
+		Id: n.Id, ClusterAddr: n.ClusterAddr, RestAddr: n.RestAddr, Labels: n.Labels, Coordinator: n.Coordinator, Worker: n.Worker, Version: n.Version,
+	}
+}
+
+// admit makes a node known, and a voter when it is a coordinator. On the leader.
+func (c *Coordinator) admit(ctx context.Context, n *clusterv1.NodeInfo) error {
+	var have *commandv1.Node
+	c.fsm.View(func(s *state.State) { have, _ = s.Node(n.Id) })
+	if n.Coordinator && n.Id != c.opts.NodeID && (have == nil || have.ClusterAddr != n.ClusterAddr || !have.Coordinator) {
+		if err := c.raft.AddVoter(ctx, n.Id, n.ClusterAddr); err != nil {
+			return fmt.Errorf("add coordinator %s: %w", n.Id, err)
+		}
+	}
+	if have != nil && proto.Equal(have, toCommand(n)) {
+		return nil
+	}
+	_, err := c.raft.Propose(ctx, command(&commandv1.Command{Kind: &commandv1.Command_PutNode{PutNode: &commandv1.PutNode{Node: toCommand(n)}}}))
+	if err != nil {
+		return fmt.Errorf("store node %s: %w", n.Id, err)
+	}
+	c.opts.Logger.Info("node joined", "node", n.Id, "coordinator", n.Coordinator, "worker", n.Worker)
+	return nil
+}
+
+// Propose stores a command. On the leader; ErrNotLeader elsewhere.
+func (c *Coordinator) Propose(ctx context.Context, cmd *commandv1.Command) (state.Result, error) {
+	if !c.leading.Load() {
+		return state.Result{}, ErrNotLeader
+	}
+	return c.raft.Propose(ctx, command(cmd))
+}
+
+// View lets f read the state; f must not keep it, call back or block.
+func (c *Coordinator) View(f func(*state.State)) { c.fsm.View(f) }
+
+// Leader is who leads.
+type Leader struct {
+	ID, ClusterAddr, RESTAddr string
+	// Self: this node, ready to act.
+	Self bool
+}
+
+// Leader returns the leader as far as this node knows.
+func (c *Coordinator) Leader() (Leader, bool) {
+	select {
+	case <-c.ready:
+	default:
+		return Leader{}, false
+	}
+	if c.leading.Load() {
+		return Leader{c.opts.NodeID, c.Addr(), c.opts.RESTAddr, true}, true
+	}
+	id, addr := c.raft.Leader()
+	if id == "" || id == c.opts.NodeID {
+		return Leader{}, false // none, or this one, which is not ready yet
+	}
+	l := Leader{ID: id, ClusterAddr: addr}
+	c.fsm.View(func(s *state.State) {
+		if n, ok := s.Node(id); ok {
+			l.RESTAddr = n.RestAddr
+		}
+	})
+	return l, l.RESTAddr != ""
+}
+
+// Statuses returns what is known of a connector's units, by task number (planning half: -1).
+func (c *Coordinator) Statuses(connector string) map[int32]*clusterv1.UnitStatus {
+	out := map[int32]*clusterv1.UnitStatus{}
+	var units []state.UnitID
+	c.fsm.View(func(s *state.State) {
+		if k, ok := s.Connector(connector); ok {
+			units = append(units, state.UnitID{Connector: connector, Task: state.PlanningHalf})
+			for i := range k.TaskConfigs {
+				units = append(units, state.UnitID{Connector: connector, Task: int32(i)})
+			}
+		}
+	})
+	for _, u := range units {
+		if s, ok := c.sessions.Status(u); ok {
+			out[u.Task] = s
+		}
+	}
+	return out
+}
+
+// WorkerAlive reports whether a worker has a lease. On the leader.
+func (c *Coordinator) WorkerAlive(id string) bool { return c.sessions.Alive(id) }
+
+// Info describes the cluster.
+func (c *Coordinator) Info() *clusterv1.InfoResponse {
+	out := &clusterv1.InfoResponse{Term: c.raft.Term()}
+	live := map[string]bool{}
+	if c.leading.Load() {
+		for _, n := range c.sessions.Live() {
+			live[n.Id] = true
+		}
+	}
+	nodes := map[string]*clusterv1.NodeInfo{}
+	c.fsm.View(func(s *state.State) {
+		if k := s.Cluster(); k != nil {
+			out.ClusterId, out.Brokers, out.EmbeddedBroker = k.ClusterId, k.Brokers, k.EmbeddedBroker
+		}
+		for _, n := range s.Nodes() {
+			nodes[n.Id] = &clusterv1.NodeInfo{
+				Id: n.Id, ClusterAddr: n.ClusterAddr, RestAddr: n.RestAddr, Labels: n.Labels, Coordinator: n.Coordinator, Worker: n.Worker,
+				Version: n.Version, Alive: live[n.Id],
+			}
+		}
+	})
+	for _, id := range slices.Sorted(maps.Keys(nodes)) {
+		out.Nodes = append(out.Nodes, nodes[id])
+	}
+	if l, ok := c.Leader(); ok {
+		out.LeaderId, out.LeaderAddr, out.LeaderRestAddr = l.ID, l.ClusterAddr, l.RESTAddr
+	}
+	return out
+}
+
+// Restart gives units new epochs, on the workers that they are on.
+func (c *Coordinator) Restart(ctx context.Context, units []state.UnitID) error {
+	cmd := &commandv1.Assign{}
+	c.fsm.View(func(s *state.State) {
+		for _, u := range units {
+			if a, ok := s.Assignment(u); ok && a.Worker != "" {
+				cmd.Assignments = append(cmd.Assignments, &commandv1.Assignment{
+					Unit: &commandv1.Unit{Connector: u.Connector, Task: u.Task}, Worker: a.Worker, ExpectedEpoch: a.Epoch,
+				})
+			}
+		}
+	})
+	if len(cmd.Assignments) == 0 {
+		return nil
+	}
+	_, err := c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_Assign{Assign: cmd}})
+	return err
+}

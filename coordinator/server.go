@@ -1,0 +1,204 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/millrace/millrace/coordinator/reconcile"
+	"github.com/millrace/millrace/coordinator/state"
+	"github.com/millrace/millrace/internal/clusterclient"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+)
+
+// server answers the other nodes.
+type server struct {
+	clusterv1.UnimplementedClusterServer
+	c *Coordinator
+}
+
+// serve starts the gRPC server; what it returns stops it.
+func (c *Coordinator) serve(g *errgroup.Group) (stop func()) {
+	s := grpc.NewServer(
+		grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
+		// Workers ping every 10 s; gRPC's default would take that for abuse.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}))
+	clusterv1.RegisterClusterServer(s, server{c: c})
+	g.Go(func() error {
+		if err := s.Serve(c.mux.GRPC()); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			c.opts.Logger.Debug("grpc server ended", "err", err)
+		}
+		return nil
+	})
+	return s.Stop
+}
+
+func (s server) notLeader() error {
+	_, addr := s.c.raft.Leader()
+	if addr == s.c.Addr() {
+		addr = ""
+	}
+	return clusterclient.NotLeaderError(addr)
+}
+
+// Info implements Cluster.
+func (s server) Info(context.Context, *clusterv1.InfoRequest) (*clusterv1.InfoResponse, error) {
+	return s.c.Info(), nil
+}
+
+// Join implements Cluster.
+func (s server) Join(ctx context.Context, r *clusterv1.JoinRequest) (*clusterv1.JoinResponse, error) {
+	if !s.c.leading.Load() {
+		return nil, s.notLeader()
+	}
+	if r.GetNode().GetId() == "" {
+		return nil, status.Error(codes.InvalidArgument, "node has no id")
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := s.c.admit(ctx, r.Node); err != nil {
+		if errors.Is(err, ErrNotLeader) {
+			return nil, s.notLeader()
+		}
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return &clusterv1.JoinResponse{Info: s.c.Info()}, nil
+}
+
+// Session implements Cluster. The receiving half runs here; the sending half is a goroutine that ends with the stream.
+func (s server) Session(stream clusterv1.Cluster_SessionServer) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello.GetNode().GetId() == "" || hello.GetBootId() == "" {
+		return status.Error(codes.InvalidArgument, "a session begins with a hello that names node and boot")
+	}
+	if !s.c.leading.Load() {
+		return s.notLeader()
+	}
+	ctx := stream.Context()
+	if err := s.c.admitWorker(ctx, hello.Node); err != nil {
+		return s.notLeader()
+	}
+	if !s.c.sessions.Hello(hello) {
+		return status.Errorf(codes.AlreadyExists, "another process with the node id %q is alive", hello.Node.Id)
+	}
+	id, boot := hello.Node.Id, hello.BootId
+	defer s.c.sessions.Closed(id, boot)
+	s.c.opts.Logger.Info("worker session", "worker", id, "running", len(hello.Running))
+
+	acks := make(chan uint64, 1)
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.send(run, stream, id, acks) })
+	g.Go(func() error {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				if errors.Is(err, io.EOF) {
+					return errEnded
+				}
+				return err
+			}
+			h := m.GetHeartbeat()
+			if h == nil {
+				return status.Error(codes.InvalidArgument, "only heartbeats follow the hello")
+			}
+			if !s.c.leading.Load() || !s.c.sessions.Heartbeat(id, boot, h) {
+				return s.notLeader()
+			}
+			if h.Leaving {
+				return errEnded
+			}
+			// Only the newest heartbeat needs an answer.
+			select {
+			case <-acks:
+			default:
+			}
+			acks <- h.Seq
+		}
+	})
+	if err := g.Wait(); !errors.Is(err, errEnded) {
+		return err
+	}
+	return nil
+}
+
+var errEnded = errors.New("session ended")
+
+// admitWorker stores the node if it is new or changed.
+func (c *Coordinator) admitWorker(ctx context.Context, n *clusterv1.NodeInfo) error {
+	var same bool
+	c.fsm.View(func(s *state.State) {
+		have, ok := s.Node(n.Id)
+		// A node that is a coordinator too registers itself.
+		same = ok && (have.Coordinator || proto.Equal(have, toCommand(n)))
+	})
+	if same || n.Coordinator {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return c.admit(ctx, n)
+}
+
+// send is the sending half: welcome, then answers to heartbeats, and the whole assignment whenever it differs from what was sent last.
+func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, worker string, acks <-chan uint64) error {
+	t := s.c.opts.Timing
+	changed, stop := s.c.watch()
+	defer stop()
+	err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Welcome{Welcome: &clusterv1.Welcome{
+		LeaseMs: t.Lease.Milliseconds(), HeartbeatIntervalMs: t.Heartbeat.Milliseconds(), Info: s.c.Info(),
+	}}})
+	if err != nil {
+		return err
+	}
+	var last *clusterv1.Assignments
+	for {
+		var now *clusterv1.Assignments
+		s.c.fsm.View(func(st *state.State) { now = reconcile.AssignmentsOf(st, worker) })
+		if last == nil || !sameAssignments(last, now) {
+			if !s.c.leading.Load() {
+				return s.notLeader()
+			}
+			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Assignments{Assignments: now}}); err != nil {
+				return err
+			}
+			last = now
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case seq := <-acks:
+			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Ack{Ack: &clusterv1.HeartbeatAck{Seq: seq}}}); err != nil {
+				return err
+			}
+		case <-changed:
+			if !s.c.leading.Load() {
+				return s.notLeader()
+			}
+		}
+	}
+}
+
+func sameAssignments(a, b *clusterv1.Assignments) bool {
+	if len(a.Assignments) != len(b.Assignments) {
+		return false
+	}
+	for i := range a.Assignments {
+		if !proto.Equal(a.Assignments[i], b.Assignments[i]) {
+			return false
+		}
+	}
+	return true
+}

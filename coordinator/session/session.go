@@ -1,0 +1,253 @@
+// Package session holds the leader's side of the workers' sessions: leases, what runs where, status.
+//
+// It is soft state: a new leader starts with an empty Registry and learns from the hellos. A Registry is safe for concurrent
+// use; nothing in it blocks. Time is this process's monotonic clock only.
+package session
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/coordinator/state"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+)
+
+// Timing of leases. The same on all nodes of a cluster.
+type Timing struct {
+	// Lease is how long a worker may act after it sent a heartbeat that was answered.
+	Lease time.Duration
+	// Margin is what the leader waits beyond the lease, for clocks that do not run alike.
+	Margin time.Duration
+	// Heartbeat is the interval between heartbeats.
+	Heartbeat time.Duration
+}
+
+// DefaultTiming moves a dead worker's tasks after 2.25 s, and survives an election in between heartbeats.
+func DefaultTiming() Timing {
+	return Timing{Lease: 2 * time.Second, Margin: 250 * time.Millisecond, Heartbeat: 300 * time.Millisecond}
+}
+
+// Registry knows the workers of this leadership.
+type Registry struct {
+	timing  Timing
+	changed func()
+
+	mu      sync.Mutex // guards: the rest
+	since   time.Time  // when this leadership began
+	leading bool
+	workers map[string]*worker
+	// status by unit, of whichever worker reported the highest epoch.
+	status  map[state.UnitID]*clusterv1.UnitStatus
+	planned map[string]*clusterv1.Planned
+}
+
+type worker struct {
+	node  *clusterv1.NodeInfo
+	boot  string
+	seen  time.Time
+	stale int // sessions opened and not yet closed
+	// holds: units that the worker runs or may still run, with their epochs.
+	holds map[state.UnitID]uint64
+}
+
+// New makes a registry. changed is called when something happened that a reconcile loop wants to know; it must not block.
+func New(t Timing, changed func()) *Registry {
+	r := &Registry{timing: t, changed: changed}
+	r.reset()
+	return r
+}
+
+func (r *Registry) reset() {
+	r.workers = map[string]*worker{}
+	r.status = map[state.UnitID]*clusterv1.UnitStatus{}
+	r.planned = map[string]*clusterv1.Planned{}
+}
+
+// Lead begins a leadership: everything learnt in an earlier one is forgotten.
+func (r *Registry) Lead() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reset()
+	r.leading, r.since = true, time.Now()
+}
+
+// Step ends a leadership.
+func (r *Registry) Step() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.leading = false
+}
+
+// Hello opens a session. It returns false when another process with the same id is alive.
+func (r *Registry) Hello(h *clusterv1.Hello) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := h.GetNode().GetId()
+	old := r.workers[id]
+	if old != nil && old.boot != h.BootId && time.Since(old.seen) < 2*r.timing.Heartbeat && old.stale > 0 {
+		return false
+	}
+	w := &worker{node: h.Node, boot: h.BootId, seen: time.Now(), stale: 1, holds: map[state.UnitID]uint64{}}
+	if old != nil && old.boot == h.BootId {
+		w.stale = old.stale + 1
+	}
+	for _, run := range h.Running {
+		w.holds[unitID(run.Unit)] = run.Epoch
+	}
+	r.workers[id] = w
+	r.changed()
+	return true
+}
+
+// Closed notes that one of a worker's session streams has ended. Its lease goes on.
+func (r *Registry) Closed(id, boot string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := r.workers[id]; w != nil && w.boot == boot {
+		w.stale--
+	}
+}
+
+// Heartbeat renews a lease and takes in what it brings. It returns false when the worker must say hello again.
+func (r *Registry) Heartbeat(id, boot string, h *clusterv1.Heartbeat) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.workers[id]
+	if w == nil || w.boot != boot || !r.leading {
+		return false
+	}
+	w.seen = time.Now()
+	news := false
+	for _, s := range h.Statuses {
+		news = r.take(w, s) || news
+	}
+	for _, p := range h.Planned {
+		if old := r.planned[p.Connector]; old == nil || old.ConfigIndex != p.ConfigIndex || old.Epoch != p.Epoch {
+			r.planned[p.Connector] = p
+			news = true
+		}
+	}
+	if h.Leaving {
+		delete(r.workers, id)
+		news = true
+	}
+	if news {
+		r.changed()
+	}
+	return true
+}
+
+// take stores a status. It reports whether the reconcile loop should look.
+func (r *Registry) take(w *worker, s *clusterv1.UnitStatus) bool {
+	u := unitID(s.Unit)
+	news := false
+	if s.State == clusterv1.State_STATE_UNASSIGNED {
+		if _, held := w.holds[u]; held {
+			delete(w.holds, u)
+			news = true
+		}
+	} else {
+		w.holds[u] = s.Epoch
+	}
+	// I1: a status of an older epoch says nothing about the unit any more.
+	if old := r.status[u]; old == nil || s.Epoch >= old.Epoch {
+		r.status[u] = s
+	}
+	return news
+}
+
+// Hold notes that a worker was given a unit: from now on it may run, whatever it reports.
+func (r *Registry) Hold(id string, u state.UnitID, epoch uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := r.workers[id]; w != nil {
+		w.holds[u] = max(w.holds[u], epoch)
+	}
+}
+
+// Alive reports whether a worker's lease may still run. After a leader change every worker that the log names as an owner is alive until
+// its lease, counted from the election, is over (I1).
+func (r *Registry) Alive(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.alive(id)
+}
+
+func (r *Registry) alive(id string) bool {
+	limit := r.timing.Lease + r.timing.Margin
+	if w := r.workers[id]; w != nil {
+		return time.Since(w.seen) < limit
+	}
+	return false
+}
+
+// Settled reports whether workers that have not said hello to this leader can be taken for dead.
+func (r *Registry) Settled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.leading && time.Since(r.since) >= r.timing.Lease+r.timing.Margin
+}
+
+// Left reports whether the worker is known to have no lease: it said hello to this leader before and is gone.
+func (r *Registry) Left(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, known := r.workers[id]
+	return known && !r.alive(id)
+}
+
+// HeldElsewhere reports whether a live worker other than id may still run the unit.
+func (r *Registry) HeldElsewhere(u state.UnitID, id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for wid, w := range r.workers {
+		if _, held := w.holds[u]; held && wid != id && r.alive(wid) {
+			return true
+		}
+	}
+	return false
+}
+
+// Live returns the workers with a lease, sorted by id.
+func (r *Registry) Live() []*clusterv1.NodeInfo {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*clusterv1.NodeInfo
+	for id, w := range r.workers {
+		if r.alive(id) {
+			out = append(out, w.node)
+		}
+	}
+	slices.SortFunc(out, func(a, b *clusterv1.NodeInfo) int { return cmp.Compare(a.Id, b.Id) })
+	return out
+}
+
+// Planned returns what a connector's planning half last answered.
+func (r *Registry) Planned(connector string) *clusterv1.Planned {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.planned[connector]
+}
+
+// Status returns the last status of a unit.
+func (r *Registry) Status(u state.UnitID) (*clusterv1.UnitStatus, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.status[u]
+	return s, ok
+}
+
+// Forget drops what is known of units and plans of connectors that no longer exist, so that memory is bounded by what is (I8).
+func (r *Registry) Forget(exists func(connector string) bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.status, func(u state.UnitID, _ *clusterv1.UnitStatus) bool { return !exists(u.Connector) })
+	maps.DeleteFunc(r.planned, func(c string, _ *clusterv1.Planned) bool { return !exists(c) })
+}
+
+func unitID(u *clusterv1.Unit) state.UnitID {
+	return state.UnitID{Connector: u.GetConnector(), Task: u.GetTask()}
+}
