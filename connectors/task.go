@@ -35,7 +35,7 @@ type SourceTask interface {
 	Poll(ctx context.Context) (*Batch, error)
 
 	// Committed tells that everything up to offset is durable downstream (I2): a source that keeps its log until told, as
-	// a replication slot does, lets go now. Called in order, from the goroutine that polls. Must not block for long.
+	// a replication slot does, lets go now. Called in order, from another goroutine than Poll, also while Poll blocks. Must not block for long.
 	Committed(ctx context.Context, offset Offset) error
 
 	// Close frees everything. It is called once, also after a failed Open, and ends all goroutines of the task.

@@ -1,0 +1,287 @@
+// Package pipe is the loop of transform tasks: read committed records, run them through a function, and commit output and input
+// offsets in one Kafka transaction (I3).
+//
+//	Consumer ──► function (several batches in flight) ──► transaction: output + input offsets
+//	reader goroutine                                      writer goroutine
+//
+// Batches reach the writer in the order in which they were read, so each key keeps its order (I4).
+package pipe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/worker/deadletter"
+	"github.com/millrace/millrace/worker/runner"
+)
+
+// Action is what a function decided for a record.
+type Action uint8
+
+// The actions.
+const (
+	Keep Action = iota + 1
+	Replace
+	Drop
+	Fail
+)
+
+// Outcome is a function's answer for one record.
+type Outcome struct {
+	Action Action
+	// Records of a Replace; their Topic is empty for the pipe's output topic.
+	Records []kafka.Message
+	// Reason of a Fail; Retriable when the same record may well pass later.
+	Reason    string
+	Retriable bool
+}
+
+// Function runs records through a user's function. worker/transform has it.
+type Function interface {
+	// Apply returns one outcome for each record, in order. It retries crashes and hangs itself; an error is final for this
+	// attempt of the task.
+	Apply(ctx context.Context, records []kafka.Fetched) ([]Outcome, error)
+	Close() error
+}
+
+// Options are the transform connector's own settings.
+type Options struct {
+	// Output is the topic for what a function keeps or replaces; Routes are further ones that it may name.
+	Output string
+	Routes []string
+}
+
+// Run runs the task until ctx ends or it fails. open starts the function.
+func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Context) (Function, error), started func()) error {
+	admin, err := kafka.NewAdmin(ctx, d.Kafka)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	topics := runner.NewTopics(admin, d.Settings.Creation)
+	for _, t := range append([]string{o.Output}, o.Routes...) {
+		if err := topics.Ensure(ctx, t); err != nil {
+			return err
+		}
+	}
+	if t := d.Settings.Dead.Topic; t != "" {
+		if err := admin.EnsureTopic(ctx, t, d.Settings.DeadTopic); err != nil {
+			return fmt.Errorf("dead letter queue: %w", err)
+		}
+	}
+	mine, err := d.Input(ctx, admin)
+	if err != nil {
+		return err
+	}
+	// I1, I3: first the older owner is fenced and its open transaction decided, then the offsets are read.
+	producer, err := kafka.NewProducer(ctx, d.Kafka, d.TransactionalID(), kafka.ProducerOptions{Compression: d.Settings.Compression})
+	if err != nil {
+		return err
+	}
+	defer producer.Close()
+	undo := d.OnCut(func() { _ = producer.Close() })
+	defer undo()
+	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	stored, err := admin.GroupOffsets(wait, d.Settings.Group)
+	cancel()
+	if err != nil {
+		return err
+	}
+	from, err := d.StartOffsets(ctx, admin, mine, stored)
+	if err != nil {
+		return err
+	}
+	function, err := open(ctx)
+	if err != nil {
+		return err
+	}
+	defer function.Close()
+	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{MaxBytes: 2 << 20})
+	if err != nil {
+		return err
+	}
+	defer consumer.Close()
+	consumer.Assign(from)
+	started()
+
+	l := &loop{Deps: d, opts: o, function: function, producer: producer, consumer: consumer, routes: map[string]bool{o.Output: true}}
+	for _, t := range o.Routes {
+		l.routes[t] = true
+	}
+	g, run := errgroup.WithContext(ctx)
+	batches := make(chan batch, 1)
+	g.Go(func() error { return d.WatchInput(run, admin, mine) })
+	g.Go(func() error { return l.read(run, batches) })
+	g.Go(func() error { return l.write(run, batches) })
+	return g.Wait()
+}
+
+type loop struct {
+	runner.Deps
+	opts     Options
+	function Function
+	producer *kafka.Producer
+	consumer *kafka.Consumer
+	routes   map[string]bool
+}
+
+// batch is a run of input records with what the function made of them.
+type batch struct {
+	in       []kafka.Fetched
+	outcomes []Outcome
+	next     map[kafka.TopicPartition]int64
+	lag      int64
+}
+
+func (l *loop) read(ctx context.Context, out chan<- batch) error {
+	for {
+		l.Gate.Wait(ctx.Done())
+		msgs, err := l.consumer.Poll(ctx)
+		if err != nil {
+			return err
+		}
+		positions := l.consumer.Positions()
+		lag := runner.Lag(positions)
+		if len(msgs) == 0 {
+			l.Progress.Lag(lag)
+			continue
+		}
+		for len(msgs) > 0 {
+			n := min(len(msgs), l.Settings.MaxRecords)
+			b := batch{in: msgs[:n], next: map[kafka.TopicPartition]int64{}, lag: lag}
+			msgs = msgs[n:]
+			for _, m := range b.in {
+				b.next[kafka.TopicPartition{Topic: m.Topic, Partition: m.Partition}] = m.Offset + 1
+			}
+			if len(msgs) == 0 {
+				// The last part of an answer also steps over the control records behind it, so that lag reaches zero.
+				for tp := range b.next {
+					b.next[tp] = max(b.next[tp], positions[tp].Next)
+				}
+			}
+			if b.outcomes, err = l.apply(ctx, b.in); err != nil {
+				return err
+			}
+			l.Progress.In(len(b.in))
+			select {
+			case out <- b:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// apply runs a batch, and again those records that failed but may pass, for as long as errors.retry.timeout says.
+func (l *loop) apply(ctx context.Context, in []kafka.Fetched) ([]Outcome, error) {
+	outcomes, err := l.function.Apply(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	began, wait := time.Now(), 100*time.Millisecond
+	for time.Since(began) < l.Settings.RetryFor {
+		first := -1
+		for i := range outcomes {
+			if outcomes[i].Action == Fail && outcomes[i].Retriable {
+				first = i
+				break
+			}
+		}
+		if first < 0 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+		wait = min(wait*2, 5*time.Second)
+		again, err := l.function.Apply(ctx, in[first:first+1])
+		if err != nil {
+			return nil, err
+		}
+		outcomes[first] = again[0]
+	}
+	return outcomes, nil
+}
+
+func (l *loop) write(ctx context.Context, in <-chan batch) error {
+	for {
+		var b batch
+		select {
+		case b = <-in:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := l.commit(ctx, b); err != nil {
+			return err
+		}
+	}
+}
+
+func (l *loop) commit(ctx context.Context, b batch) error {
+	msgs := make([]kafka.Message, 0, len(b.in))
+	dropped, bytes, newest := 0, 0, int64(0)
+	for i, m := range b.in {
+		newest = max(newest, m.TimestampMS)
+		o := b.outcomes[i]
+		switch o.Action {
+		case Keep:
+			msgs = append(msgs, kafka.Message{Topic: l.opts.Output, Partition: -1, Key: m.Key, Value: m.Value, Headers: m.Headers, TimestampMS: m.TimestampMS})
+		case Replace:
+			for _, r := range o.Records {
+				if r.Topic == "" {
+					r.Topic = l.opts.Output
+				}
+				if !l.routes[r.Topic] {
+					return fmt.Errorf("the function routed record %s-%d@%d to topic %q, which is not in transform.routes", m.Topic, m.Partition, m.Offset, r.Topic)
+				}
+				if r.TimestampMS == 0 {
+					r.TimestampMS = m.TimestampMS
+				}
+				r.Partition = -1
+				msgs = append(msgs, r)
+			}
+		case Drop:
+			dropped++
+		case Fail:
+			dead, fatal := l.Settings.Dead.Handle(m, deadletter.StageTransform, errors.New(o.Reason))
+			if fatal != nil {
+				return fatal
+			}
+			dropped++
+			if dead != nil {
+				msgs = append(msgs, *dead)
+			}
+		default:
+			return fmt.Errorf("the function gave no action for record %s-%d@%d", m.Topic, m.Partition, m.Offset)
+		}
+	}
+	for _, m := range msgs {
+		bytes += len(m.Key) + len(m.Value)
+	}
+	if err := l.producer.Send(ctx, msgs); err != nil {
+		return err
+	}
+	l.producer.AddOffsets(l.Settings.Group, b.next)
+	// I1: no side effect without a lease.
+	if err := l.Lease.Check(); err != nil {
+		return connectors.Retriable(err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := l.producer.Commit(bounded); err != nil {
+		return err
+	}
+	l.Progress.Committed(len(msgs), bytes)
+	l.Progress.Dropped(dropped)
+	l.Progress.Newest(newest)
+	l.Progress.Lag(b.lag)
+	return nil
+}

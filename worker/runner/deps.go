@@ -1,0 +1,254 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/worker/deadletter"
+)
+
+// Settings are the framework's keys of a connector's config, parsed.
+type Settings struct {
+	// Linger is how long a transaction waits for more once it has something; 0: it takes what is there.
+	Linger time.Duration
+	// MaxRecords and MaxBytes bound a transaction (I8).
+	MaxRecords, MaxBytes int
+	// Topics or TopicsRegex are the input of sinks and transforms.
+	Topics      []string
+	TopicsRegex *regexp.Regexp
+	Group       string
+	// FromLatest begins a group without offsets at the end rather than at the start.
+	FromLatest  bool
+	Creation    Creation
+	Dead        deadletter.Policy
+	DeadTopic   kafka.TopicConfig
+	RetryFor    time.Duration
+	Compression string
+}
+
+// Creation is topic.creation.*: what topics are made with.
+type Creation struct {
+	Default kafka.TopicConfig
+	Groups  []CreationGroup
+}
+
+// CreationGroup applies to the topics that it includes and does not exclude.
+type CreationGroup struct {
+	Include, Exclude []*regexp.Regexp
+	Config           kafka.TopicConfig
+}
+
+// For returns what a topic is to be made with.
+func (c Creation) For(topic string) kafka.TopicConfig {
+	match := func(list []*regexp.Regexp) bool {
+		return slices.ContainsFunc(list, func(r *regexp.Regexp) bool { return r.MatchString(topic) })
+	}
+	for _, g := range c.Groups {
+		if match(g.Include) && !match(g.Exclude) {
+			return g.Config
+		}
+	}
+	return c.Default
+}
+
+// Deps is what a task's loop works with.
+type Deps struct {
+	Kafka        kafka.Config
+	ClusterID    string
+	OffsetsTopic string
+	Lease        *Lease
+	Gate         *Gate
+	Progress     *Progress
+	Logger       *slog.Logger
+
+	Connector   string
+	Task, Tasks int
+	Epoch       uint64
+	// Config has its secrets resolved.
+	Config   map[string]string
+	Settings Settings
+
+	cut *cutter
+}
+
+// TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).
+func (d Deps) TransactionalID() string {
+	return fmt.Sprintf("%s-%s-%d", d.ClusterID, d.Connector, d.Task)
+}
+
+// WithCutter returns d with a fresh set of things to cut off, and the function that cuts them.
+func (d Deps) WithCutter() (Deps, func()) {
+	d.cut = &cutter{}
+	return d, d.cut.all
+}
+
+// OnCut registers f to be called when the task must have no further effect, though it may still be running. It returns a
+// function that takes it back.
+func (d Deps) OnCut(f func()) (undo func()) {
+	if d.cut == nil {
+		return func() {}
+	}
+	return d.cut.add(f)
+}
+
+type cutter struct {
+	mu   sync.Mutex // guards: fs, next, done
+	fs   map[int]func()
+	next int
+	done bool
+}
+
+func (c *cutter) add(f func()) func() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done {
+		f()
+		return func() {}
+	}
+	if c.fs == nil {
+		c.fs = map[int]func(){}
+	}
+	c.next++
+	id := c.next
+	c.fs[id] = f
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.fs, id)
+	}
+}
+
+func (c *cutter) all() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.done = true
+	for _, f := range c.fs {
+		f()
+	}
+}
+
+// Topics makes sure that topics exist before they are written to, and remembers which do.
+type Topics struct {
+	admin    *kafka.Admin
+	creation Creation
+	known    map[string]bool
+}
+
+// NewTopics returns a Topics; it belongs to one goroutine.
+func NewTopics(a *kafka.Admin, c Creation) *Topics {
+	return &Topics{admin: a, creation: c, known: map[string]bool{}}
+}
+
+// Ensure makes the topic unless it is known or there.
+func (t *Topics) Ensure(ctx context.Context, topic string) error {
+	if t.known[topic] {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := t.admin.EnsureTopic(ctx, topic, t.creation.For(topic)); err != nil {
+		return err
+	}
+	t.known[topic] = true
+	return nil
+}
+
+// Input returns the partitions that a task of a sink or transform reads: those of all input topics in order, dealt out in turn to the tasks.
+// Topics that do not exist yet are left out.
+func (d Deps) Input(ctx context.Context, a *kafka.Admin) ([]kafka.TopicPartition, error) {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	topics := slices.Clone(d.Settings.Topics)
+	if d.Settings.TopicsRegex != nil {
+		all, err := a.Topics(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("list topics: %w", err)
+		}
+		for _, t := range all {
+			if d.Settings.TopicsRegex.MatchString(t) && !strings.HasPrefix(t, "__") {
+				topics = append(topics, t)
+			}
+		}
+	}
+	slices.Sort(topics)
+	var all []kafka.TopicPartition
+	for _, t := range slices.Compact(topics) {
+		n, err := a.Partitions(ctx, t)
+		if errors.Is(err, kafka.ErrUnknownTopic) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("partitions of topic %s: %w", t, err)
+		}
+		for i := range n {
+			all = append(all, kafka.TopicPartition{Topic: t, Partition: i})
+		}
+	}
+	var mine []kafka.TopicPartition
+	for i, tp := range all {
+		if i%max(d.Tasks, 1) == d.Task {
+			mine = append(mine, tp)
+		}
+	}
+	return mine, nil
+}
+
+// StartOffsets returns where to begin: at the stored offsets, and where there is none at the topic's start or end.
+func (d Deps) StartOffsets(ctx context.Context, a *kafka.Admin, mine []kafka.TopicPartition, stored map[kafka.TopicPartition]int64) (map[kafka.TopicPartition]int64, error) {
+	at := int64(kafka.Earliest)
+	if d.Settings.FromLatest {
+		at = kafka.Latest
+	}
+	out := map[kafka.TopicPartition]int64{}
+	for _, tp := range mine {
+		if o, ok := stored[tp]; ok {
+			out[tp] = o
+			continue
+		}
+		first, err := a.ListOffsets(ctx, tp.Topic, at)
+		if err != nil {
+			return nil, fmt.Errorf("first offset of %v: %w", tp, err)
+		}
+		out[tp] = first[tp]
+	}
+	return out, nil
+}
+
+// WatchInput returns ErrAgain when the task's input partitions are no longer mine, and ctx's error when it ends.
+func (d Deps) WatchInput(ctx context.Context, a *kafka.Admin, mine []kafka.TopicPartition) error {
+	wait := 500 * time.Millisecond
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		now, err := d.Input(ctx, a)
+		if err == nil && !slices.Equal(now, mine) {
+			return ErrAgain
+		}
+		if len(mine) > 0 {
+			wait = 5 * time.Second
+		}
+	}
+}
+
+// Lag sums what the consumer has still to read; -1 when a partition has not been asked yet.
+func Lag(positions map[kafka.TopicPartition]kafka.Position) int64 {
+	var sum int64
+	for _, p := range positions {
+		if p.Lag < 0 {
+			return -1
+		}
+		sum += p.Lag
+	}
+	return sum
+}

@@ -1,0 +1,271 @@
+// Package sink is the loop of sink tasks: read committed records, put them, flush, and only then commit the consumer offsets
+// (I2).
+//
+//	Consumer ──► decode ──► task.Put ──► task.Flush ──► group offsets
+//
+// One goroutine does it all, so a slow target slows the reading (I8); a second one watches for new partitions.
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/record"
+	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/worker/deadletter"
+	"github.com/millrace/millrace/worker/runner"
+)
+
+// Decoder turns a message into records; internal/convert has them. One message may hold several rows.
+type Decoder interface {
+	Decode(dst []record.Record, m kafka.Fetched) ([]record.Record, error)
+}
+
+// commitEvery bounds how often group offsets are stored while records flow; they also are when the input runs dry.
+const commitEvery = 200 * time.Millisecond
+
+// Run runs the task until ctx ends or it fails.
+func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decoder, started func()) error {
+	admin, err := kafka.NewAdmin(ctx, d.Kafka)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	mine, err := d.Input(ctx, admin)
+	if err != nil {
+		return err
+	}
+	defer task.Close()
+	err = task.Open(ctx, connectors.TaskContext{
+		Connector: d.Connector, Task: d.Task, Tasks: d.Tasks, Epoch: d.Epoch, Config: d.Config, Logger: d.Logger, Report: d.Progress.Report,
+	})
+	if err != nil {
+		return err
+	}
+	stored, err := storedOffsets(ctx, d, task, admin, mine)
+	if err != nil {
+		return err
+	}
+	from, err := d.StartOffsets(ctx, admin, mine, stored)
+	if err != nil {
+		return err
+	}
+	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{})
+	if err != nil {
+		return err
+	}
+	defer consumer.Close()
+	consumer.Assign(from)
+	l := &loop{Deps: d, task: task, dec: dec, admin: admin, consumer: consumer, done: from, stored: map[kafka.TopicPartition]int64{}}
+	defer l.close()
+	started()
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.WatchInput(run, admin, mine) })
+	g.Go(func() error { return l.run(run) })
+	return g.Wait()
+}
+
+// storedOffsets are the target's own where it keeps some, else the group's.
+func storedOffsets(ctx context.Context, d runner.Deps, task connectors.SinkTask, admin *kafka.Admin, mine []kafka.TopicPartition) (map[kafka.TopicPartition]int64, error) {
+	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	stored, err := admin.GroupOffsets(wait, d.Settings.Group)
+	if err != nil {
+		return nil, err
+	}
+	durable, ok := task.(connectors.Durable)
+	if !ok {
+		return stored, nil
+	}
+	ask := make([]connectors.TopicPartition, len(mine))
+	for i, tp := range mine {
+		ask[i] = connectors.TopicPartition(tp)
+	}
+	own, err := durable.Offsets(ctx, ask)
+	if err != nil {
+		return nil, fmt.Errorf("offsets kept by the target: %w", err)
+	}
+	for tp, o := range own {
+		stored[kafka.TopicPartition(tp)] = o
+	}
+	return stored, nil
+}
+
+type loop struct {
+	runner.Deps
+	task     connectors.SinkTask
+	dec      Decoder
+	admin    *kafka.Admin
+	consumer *kafka.Consumer
+	dead     *kafka.Producer
+
+	records []record.Record
+	from    []kafka.Fetched // the message of each record
+	done    map[kafka.TopicPartition]int64
+	stored  map[kafka.TopicPartition]int64
+	last    time.Time
+}
+
+func (l *loop) close() {
+	if l.dead != nil {
+		_ = l.dead.Close()
+	}
+}
+
+func (l *loop) run(ctx context.Context) error {
+	for {
+		l.Gate.Wait(ctx.Done())
+		msgs, err := l.poll(ctx)
+		if err != nil {
+			return err
+		}
+		for len(msgs) > 0 {
+			n := min(len(msgs), l.Settings.MaxRecords)
+			if err := l.put(ctx, msgs[:n]); err != nil {
+				return err
+			}
+			msgs = msgs[n:]
+		}
+		l.Progress.Lag(runner.Lag(l.consumer.Positions()))
+		if len(msgs) == 0 && time.Since(l.last) >= commitEvery {
+			if err := l.commit(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// poll waits for messages, but no longer than offsets may wait to be stored.
+func (l *loop) poll(ctx context.Context) ([]kafka.Fetched, error) {
+	wait, cancel := context.WithTimeout(ctx, commitEvery)
+	defer cancel()
+	msgs, err := l.consumer.Poll(wait)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			l.Progress.Lag(runner.Lag(l.consumer.Positions()))
+			return nil, l.commit(ctx)
+		}
+		return nil, err
+	}
+	return msgs, nil
+}
+
+// put takes one batch through to the target.
+func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
+	l.records, l.from = l.records[:0], l.from[:0]
+	bytes := 0
+	for _, m := range msgs {
+		bytes += len(m.Key) + len(m.Value)
+		before := len(l.records)
+		var err error
+		if l.records, err = l.dec.Decode(l.records, m); err != nil {
+			l.records = l.records[:before]
+			if err := l.fail(ctx, m, deadletter.StageConverter, err); err != nil {
+				return err
+			}
+			continue
+		}
+		for range len(l.records) - before {
+			l.from = append(l.from, m)
+		}
+	}
+	l.Progress.In(len(msgs))
+	if err := l.Lease.Check(); err != nil {
+		return connectors.Retriable(err)
+	}
+	for len(l.records) > 0 {
+		err := l.task.Put(ctx, l.records)
+		var blamed *connectors.RecordError
+		if err == nil {
+			break
+		}
+		if !errors.As(err, &blamed) || blamed.Index < 0 || blamed.Index >= len(l.records) {
+			return err
+		}
+		if err := l.fail(ctx, l.from[blamed.Index], deadletter.StagePut, blamed.Err); err != nil {
+			return err
+		}
+		// The others are put again; a repeated put of the same record changes nothing (I3).
+		l.records = slices.Delete(l.records, blamed.Index, blamed.Index+1)
+		l.from = slices.Delete(l.from, blamed.Index, blamed.Index+1)
+	}
+	if err := l.task.Flush(ctx); err != nil {
+		return err
+	}
+	if l.dead != nil {
+		if err := l.dead.Commit(ctx); err != nil {
+			return fmt.Errorf("dead letter queue: %w", err)
+		}
+	}
+	for _, m := range msgs {
+		tp := kafka.TopicPartition{Topic: m.Topic, Partition: m.Partition}
+		l.done[tp] = max(l.done[tp], m.Offset+1)
+		l.Progress.Newest(m.TimestampMS)
+	}
+	l.Progress.Committed(len(msgs), bytes)
+	return nil
+}
+
+// commit stores the group's offsets of what was flushed (I2). Where nothing is left to read they move past control records.
+func (l *loop) commit(ctx context.Context) error {
+	l.last = time.Now()
+	fresh := map[kafka.TopicPartition]int64{}
+	for tp, o := range l.done {
+		if p, ok := l.consumer.Positions()[tp]; ok && p.Next > o {
+			o = p.Next // everything polled has been flushed when this is called
+		}
+		if l.stored[tp] != o {
+			fresh[tp] = o
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if err := l.Lease.Check(); err != nil {
+		return connectors.Retriable(err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := l.admin.CommitGroupOffsets(bounded, l.Settings.Group, fresh); err != nil {
+		return err
+	}
+	for tp, o := range fresh {
+		l.stored[tp] = o
+	}
+	return nil
+}
+
+// fail hands a record to errors.tolerance and the dead letter queue.
+func (l *loop) fail(ctx context.Context, m kafka.Fetched, stage string, cause error) error {
+	dead, fatal := l.Settings.Dead.Handle(m, stage, cause)
+	if fatal != nil {
+		return fatal
+	}
+	l.Progress.Dropped(1)
+	if dead == nil {
+		return nil
+	}
+	if l.dead == nil {
+		if err := l.admin.EnsureTopic(ctx, dead.Topic, l.Settings.DeadTopic); err != nil {
+			return fmt.Errorf("dead letter queue: %w", err)
+		}
+		p, err := kafka.NewProducer(ctx, l.Kafka, "", kafka.ProducerOptions{})
+		if err != nil {
+			return fmt.Errorf("dead letter queue: %w", err)
+		}
+		l.dead = p
+	}
+	if err := l.dead.Send(ctx, []kafka.Message{*dead}); err != nil {
+		return fmt.Errorf("dead letter queue: %w", err)
+	}
+	return nil
+}
