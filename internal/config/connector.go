@@ -1,0 +1,228 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
+)
+
+// The framework's keys. Where Kafka Connect has a key for it, it is Connect's.
+const (
+	Name           = "name"
+	ConnectorClass = "connector.class"
+	TasksMax       = "tasks.max"
+	KeyConverter   = "key.converter"
+	ValueConverter = "value.converter"
+
+	ErrorsRetryTimeout  = "errors.retry.timeout"
+	ErrorsTolerance     = "errors.tolerance"
+	ErrorsLogEnable     = "errors.log.enable"
+	ErrorsLogMessages   = "errors.log.include.messages"
+	DeadTopic           = "errors.deadletterqueue.topic.name"
+	DeadReplication     = "errors.deadletterqueue.topic.replication.factor"
+	DeadContext         = "errors.deadletterqueue.context.headers.enable"
+	RestartMaxAttempts  = "restart.max.attempts"
+	RestartBackoff      = "restart.backoff.ms"
+	RestartBackoffMax   = "restart.backoff.max.ms"
+	PlacementLabels     = "placement.labels"
+	Linger              = "linger.ms"
+	BatchMaxRecords     = "batch.max.records"
+	MaxBytesInFlight    = "max.bytes.in.flight"
+	CompressionType     = "producer.override.compression.type"
+	GroupOverride       = "consumer.override.group.id"
+	OffsetReset         = "consumer.override.auto.offset.reset"
+	Topics              = "topics"
+	TopicsRegex         = "topics.regex"
+	CreationGroups      = "topic.creation.groups"
+	CreationPartitions  = "topic.creation.default.partitions"
+	CreationReplication = "topic.creation.default.replication.factor"
+	ExactlyOnce         = "exactly.once.support"
+	OffsetsTopic        = "offsets.storage.topic"
+)
+
+func controlFree(v string) error {
+	if strings.TrimSpace(v) == "" {
+		return errors.New("String may not be empty")
+	}
+	for _, r := range v {
+		if r < 0x20 || r == 0x7f {
+			return fmt.Errorf("String may not contain control sequences but had the following ASCII chars: %d", r)
+		}
+	}
+	return nil
+}
+
+func common() []configdef.Key {
+	return []configdef.Key{
+		{Name: Name, Type: configdef.String, Required: true, Check: controlFree, Importance: configdef.High, Group: "Common", Width: configdef.WidthMedium, Display: "Connector name",
+			Doc: "Name of the connector, unique in the cluster."},
+		{Name: ConnectorClass, Type: configdef.String, Required: true, Importance: configdef.High, Group: "Common", Width: configdef.WidthLong, Display: "Connector class",
+			Doc: "Class of the connector: its own name, or that of the Kafka Connect connector whose configs it takes over."},
+		{Name: TasksMax, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, Importance: configdef.High, Group: "Common", Width: configdef.WidthShort, Display: "Tasks max",
+			Doc: "Largest number of tasks for this connector."},
+		{Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
+			Doc: "How keys become the bytes of messages: canal-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter."},
+		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter."},
+		{Name: ValueConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Value converter class",
+			Doc: "How values become the bytes of messages; as key.converter."},
+		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter."},
+		{Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Accepted for existing configs. Headers pass as the bytes they are."},
+		{Name: "config.action.reload", Type: configdef.String, Default: "restart", OneOf: []string{"none", "restart"}, Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Accepted for existing configs. References to secrets are resolved when a task starts."},
+		{Name: "tasks.max.enforce", Type: configdef.Boolean, Default: "true", Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Accepted for existing configs. The limit always holds."},
+		{Name: PlacementLabels, Type: configdef.List, Default: "", Check: labels, Importance: configdef.Low, Group: "Common", Example: "zone=a,disk=ssd",
+			Doc: "Labels that a worker must have to run this connector, as name=value, comma-separated."},
+		{Name: RestartMaxAttempts, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
+			Doc: "How many times in a row a task that failed for a reason that may pass is started again by itself; 0: without limit. Failures that need somebody to act are never retried."},
+		{Name: RestartBackoff, Type: configdef.Long, Default: "500", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
+			Doc: "Wait before the first such restart, in milliseconds; it doubles with each failure."},
+		{Name: RestartBackoffMax, Type: configdef.Long, Default: "15000", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
+			Doc: "Longest wait between restarts, in milliseconds."},
+		{Name: ErrorsRetryTimeout, Type: configdef.Long, Default: "0", HasMin: true, Min: -1, Importance: configdef.Medium, Group: "Error Handling", Display: "Retry Timeout for Errors",
+			Doc: "How long a record that failed but may pass is tried again, in milliseconds; 0: not at all, -1: for ever."},
+		{Name: "errors.retry.delay.max.ms", Type: configdef.Long, Default: "60000", Importance: configdef.Low, Group: "Error Handling", Hidden: true,
+			Doc: "Accepted for existing configs. Retries of records back off to 5 s."},
+		{Name: ErrorsTolerance, Type: configdef.String, Default: "none", OneOf: []string{"none", "all"}, Importance: configdef.Medium, Group: "Error Handling", Display: "Error Tolerance",
+			Doc: "What happens to a record that can't be handled: none fails the task with the reason; all passes over it, counted, and into the dead letter queue if there is one."},
+		{Name: ErrorsLogEnable, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Log Errors",
+			Doc: "Whether each tolerated failure is written to the node's log."},
+		{Name: ErrorsLogMessages, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Log Error Details",
+			Doc: "Whether that log line names the record's topic, partition and offset. Keys and values are never logged."},
+		{Name: Linger, Type: configdef.Long, Default: "0", HasMin: true, HasMax: true, Max: 60000, Importance: configdef.Low, Group: "Batching",
+			Doc: "How long a source's transaction waits for more records once it has one, in milliseconds. 0 takes what is there: while one transaction commits the next one fills, so busy streams get big transactions anyway."},
+		{Name: BatchMaxRecords, Type: configdef.Int, Default: "10000", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Batching",
+			Doc: "Largest number of records in one transaction or one call of a sink."},
+		{Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
+			Doc: "Bytes after which a source's transaction is committed."},
+	}
+}
+
+func labels(v string) error {
+	for item := range strings.SplitSeq(v, ",") {
+		if item = strings.TrimSpace(item); item != "" && (!strings.Contains(item, "=") || strings.HasPrefix(item, "=")) {
+			return fmt.Errorf("%q is not name=value", item)
+		}
+	}
+	return nil
+}
+
+func creation() []configdef.Key {
+	return []configdef.Key{
+		{Name: CreationGroups, Type: configdef.List, Default: "", Importance: configdef.Low, Group: "Topic Creation", Doc: "Names of topic groups with their own topic.creation.<group>.* settings; the first that matches a topic wins."},
+		{Name: CreationReplication, Type: configdef.Int, Default: "-1", HasMin: true, Min: -1, HasMax: true, Max: 32767, Importance: configdef.Low, Group: "Topic Creation", Doc: "Replicas of new topics; -1: the brokers' default."},
+		{Name: CreationPartitions, Type: configdef.Int, Default: "-1", HasMin: true, Min: -1, Importance: configdef.Low, Group: "Topic Creation", Doc: "Partitions of new topics; -1: the brokers' default."},
+		{Name: "topic.creation.", Type: configdef.String, Prefix: true, Importance: configdef.Low, Group: "Topic Creation", Doc: "topic.creation.<group>.include, .exclude, .partitions, .replication.factor, and any topic setting, such as topic.creation.default.cleanup.policy."},
+		{Name: CompressionType, Type: configdef.String, Default: "lz4", OneOf: []string{"none", "gzip", "snappy", "lz4", "zstd"}, Importance: configdef.Low, Group: "Batching", Doc: "Compression of the messages."},
+	}
+}
+
+func input() []configdef.Key {
+	return []configdef.Key{
+		{Name: Topics, Type: configdef.List, Default: "", Importance: configdef.High, Group: "Common", Width: configdef.WidthLong, Doc: "Topics to read, comma-separated. Topics that do not exist yet are taken in when they appear."},
+		{Name: TopicsRegex, Type: configdef.String, Default: "", Check: regex, Importance: configdef.High, Group: "Common", Width: configdef.WidthLong, Doc: "Regular expression of the topics to read; it must match the whole name."},
+		{Name: GroupOverride, Type: configdef.String, Default: "", Importance: configdef.Low, Group: "Common", Doc: "Consumer group that holds the offsets. Empty: connect-<name>."},
+		{Name: OffsetReset, Type: configdef.String, Default: "earliest", OneOf: []string{"earliest", "latest"}, Importance: configdef.Low, Group: "Common", Doc: "Where to begin in a partition without a stored offset."},
+		{Name: DeadTopic, Type: configdef.String, Default: "", Importance: configdef.Medium, Group: "Error Handling", Display: "Dead Letter Queue Topic Name", Doc: "Topic for records that can't be handled, with errors.tolerance=all. Empty: they are only counted."},
+		{Name: DeadReplication, Type: configdef.Int, Default: "-1", HasMin: true, Min: -1, HasMax: true, Max: 32767, Importance: configdef.Medium, Group: "Error Handling", Doc: "Replicas of that topic when it is made; -1: the brokers' default."},
+		{Name: DeadContext, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Enable Error Context Headers", Doc: "Whether dead letters carry headers with the reason and the place (__connect.errors.*)."},
+	}
+}
+
+func regex(v string) error {
+	if _, err := regexp.Compile(v); err != nil {
+		return fmt.Errorf("Invalid regex: %w", err)
+	}
+	return nil
+}
+
+func sourceOnly() []configdef.Key {
+	return []configdef.Key{
+		{Name: ExactlyOnce, Type: configdef.String, Default: "requested", OneOf: []string{"requested", "required"}, Importance: configdef.Medium, Group: "Exactly Once Support",
+			Doc: "Sources always write records and offset in one transaction, so both values mean the same."},
+		{Name: OffsetsTopic, Type: configdef.String, Default: "", Importance: configdef.Low, Group: "offsets.topic", Doc: "Topic for this connector's source offsets. Empty: the cluster's."},
+	}
+}
+
+// Connector returns the framework's keys for connectors of a kind.
+func Connector(kind connectors.Kind) *configdef.Spec {
+	keys := common()
+	switch kind {
+	case connectors.KindSource:
+		keys = slices.Concat(keys, sourceOnly(), creation())
+		return configdef.New(keys...)
+	case connectors.KindTransform:
+		keys = slices.Concat(keys, input(), creation())
+	default:
+		keys = slices.Concat(keys, input())
+	}
+	return configdef.New(keys...).Cross(oneInput)
+}
+
+func oneInput(v configdef.Values) []configdef.Problem {
+	topics, rx := v.List(Topics), v.String(TopicsRegex)
+	msg := ""
+	switch {
+	case len(topics) == 0 && rx == "":
+		msg = "Must configure one of topics or topics.regex"
+	case len(topics) > 0 && rx != "":
+		msg = "topics and topics.regex are mutually exclusive options, but both are set."
+	}
+	if msg == "" {
+		if dead := v.String(DeadTopic); dead != "" && slices.Contains(topics, dead) {
+			return []configdef.Problem{{Key: DeadTopic, Value: dead, Message: fmt.Sprintf("The DLQ topic '%s' may not be included in the list of topics ('topics=%v') consumed by the connector", dead, topics)}}
+		}
+		return nil
+	}
+	return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: msg}, {Key: TopicsRegex, Value: rx, Message: msg}}
+}
+
+// later are keys of Kafka Connect's whose feature does not exist here yet: a config with one is refused rather than run without it.
+var later = map[string]string{
+	"transforms": "Single message transforms are not supported yet; use a function (connector.class=transform) instead.",
+	"predicates": "Predicates are not supported yet; use a function (connector.class=transform) instead.",
+}
+
+// Full is a connector's whole spec: the framework's keys first, then its own.
+func Full(p *connectors.Plugin) *configdef.Spec { return Connector(p.Kind).With(p.Spec) }
+
+// Check finds everything that can be known to be wrong with a connector's config: keys, values, unknown keys, and, when all of that is right,
+// what the connector itself finds (is the server there, the login right). The connector's look ends with ctx.
+func Check(ctx context.Context, p *connectors.Plugin, given map[string]string) []configdef.Problem {
+	spec := Full(p)
+	resolved, problems := Resolve(given)
+	_, more := spec.Parse(resolved)
+	problems = append(problems, more...)
+	known := maps.Clone(given)
+	for key, why := range later {
+		if v, ok := known[key]; ok {
+			delete(known, key)
+			if strings.TrimSpace(v) != "" {
+				problems = append(problems, configdef.Problem{Key: key, Value: v, Message: why})
+			}
+			maps.DeleteFunc(known, func(k, _ string) bool { return strings.HasPrefix(k, key+".") })
+		}
+	}
+	problems = append(problems, spec.Unknown(known)...)
+	if len(problems) == 0 && p.Validate != nil {
+		problems = p.Validate(ctx, resolved)
+	}
+	for i := range problems {
+		if k, ok := spec.Lookup(problems[i].Key); ok && k.Type == configdef.Password && problems[i].Value != "" {
+			problems[i].Value = "[hidden]"
+		}
+	}
+	return problems
+}
+
+// ValidateLimit bounds a connector's own look at what it connects to.
+const ValidateLimit = 2 * time.Second

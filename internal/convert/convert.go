@@ -1,0 +1,337 @@
+// Package convert turns records into the bytes of messages and back: Canal JSON (the default), plain JSON, strings, bytes.
+//
+// An Encoder belongs to one goroutine, and so does a Decoder. Encoding a change event appends to the caller's buffer and
+// allocates nothing per row.
+package convert
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/connectors/record"
+	"github.com/millrace/millrace/internal/kafka"
+)
+
+// The converters' names.
+const (
+	CanalJSON = "canal-json"
+	JSON      = "json"
+	String    = "string"
+	Bytes     = "bytes"
+)
+
+// aliases are the classes of Kafka Connect's converters that mean the same.
+var aliases = map[string]string{
+	"org.apache.kafka.connect.json.JsonConverter": JSON,
+	"JsonConverter": JSON,
+	"org.apache.kafka.connect.storage.StringConverter": String,
+	"StringConverter": String,
+	"org.apache.kafka.connect.converters.ByteArrayConverter": Bytes,
+	"ByteArrayConverter": Bytes,
+}
+
+// Names lists the converters, for messages and forms.
+func Names() []string { return []string{CanalJSON, JSON, String, Bytes} }
+
+// Config is what a pair of converters is made of.
+type Config struct {
+	// Key and Value are names or class names; empty: the defaults.
+	Key, Value               string
+	DefaultKey, DefaultValue string
+	// KeyOptions and ValueOptions are the settings without their prefix.
+	KeyOptions, ValueOptions map[string]string
+}
+
+type settings struct {
+	key, value string
+	canal      canalOptions
+}
+
+type canalOptions struct {
+	enumNames bool
+	zone      *time.Location
+}
+
+func parse(c Config) (settings, []configdef.Problem) {
+	var s settings
+	var problems []configdef.Problem
+	pick := func(key, given, fallback, last string) string {
+		name := given
+		if name == "" {
+			name = fallback
+		}
+		if name == "" {
+			name = last
+		}
+		if a, ok := aliases[name]; ok {
+			name = a
+		}
+		for _, known := range Names() {
+			if name == known {
+				return name
+			}
+		}
+		problems = append(problems, configdef.Problem{Key: key, Value: given, Message: fmt.Sprintf(
+			"Invalid value %s for configuration %s: unknown converter; known are %s, and the JsonConverter, StringConverter and ByteArrayConverter of Kafka Connect", given, key, strings.Join(Names(), ", "))})
+		return last
+	}
+	s.key = pick("key.converter", c.Key, c.DefaultKey, JSON)
+	s.value = pick("value.converter", c.Value, c.DefaultValue, CanalJSON)
+	s.canal.zone = time.UTC
+	for prefix, opts := range map[string]map[string]string{"key.converter.": c.KeyOptions, "value.converter.": c.ValueOptions} {
+		for k, v := range opts {
+			bad := func(why string) {
+				problems = append(problems, configdef.Problem{Key: prefix + k, Value: v, Message: fmt.Sprintf("Invalid value %s for configuration %s%s: %s", v, prefix, k, why)})
+			}
+			switch k {
+			case "schemas.enable":
+				if !strings.EqualFold(v, "false") {
+					bad("JSON with schemas is not supported yet; set it to false")
+				}
+			case "canal.enum.mode":
+				if v != "index" && v != "name" {
+					bad("index or name")
+				}
+				s.canal.enumNames = v == "name"
+			case "timestamp.zone":
+				z, err := time.LoadLocation(v)
+				if err != nil {
+					bad("no time zone of that name is known")
+				} else {
+					s.canal.zone = z
+				}
+			case "encoding", "converter.encoding", "converter.type", "schemas.cache.size", "decimal.format", "replace.null.with.default":
+			default:
+				problems = append(problems, configdef.Problem{Key: prefix + k, Value: v, Message: fmt.Sprintf(
+					"Unknown configuration key %q. The converter has schemas.enable, canal.enum.mode and timestamp.zone.", prefix+k)})
+			}
+		}
+	}
+	return s, problems
+}
+
+// Check returns what is wrong with a converter config.
+func Check(c Config) []configdef.Problem {
+	_, p := parse(c)
+	return p
+}
+
+// Encoder turns keys and values into bytes.
+type Encoder struct {
+	s  settings
+	id int64
+}
+
+// NewEncoder makes an encoder; its problems are those of Check.
+func NewEncoder(c Config) (*Encoder, error) {
+	s, problems := parse(c)
+	return &Encoder{s: s}, configdef.AsError(problems)
+}
+
+// Key appends a key's bytes to dst; false means null.
+func (e *Encoder) Key(dst []byte, _ string, key any) ([]byte, bool, error) {
+	if k, ok := key.(*record.KeyRow); ok {
+		if k == nil || !k.Table.HasKey() {
+			return dst, false, nil
+		}
+		return appendKeyRow(dst, k), true, nil
+	}
+	return e.plain(dst, e.s.key, key)
+}
+
+// Value appends a value's bytes to dst; false means null (a tombstone).
+func (e *Encoder) Value(dst []byte, _ string, value any) ([]byte, bool, error) {
+	if c, ok := value.(*record.ChangeEvent); ok {
+		if c == nil {
+			return dst, false, nil
+		}
+		switch e.s.value {
+		case CanalJSON:
+			e.id++
+			out, err := appendCanal(dst, c, e.id, &e.s.canal)
+			return out, err == nil, err
+		case JSON:
+			row := c.After
+			if row == nil {
+				row = c.Before
+			}
+			return appendRow(dst, c.Table, row), true, nil
+		}
+		return dst, false, fmt.Errorf("the %s converter can't write change events; use canal-json", e.s.value)
+	}
+	return e.plain(dst, e.s.value, value)
+}
+
+func (e *Encoder) plain(dst []byte, converter string, v any) ([]byte, bool, error) {
+	if v == nil {
+		return dst, false, nil
+	}
+	switch converter {
+	case String, Bytes:
+		switch x := v.(type) {
+		case string:
+			return append(dst, x...), true, nil
+		case []byte:
+			return append(dst, x...), true, nil
+		}
+		if converter == Bytes {
+			return dst, false, fmt.Errorf("the bytes converter can't write a %T", v)
+		}
+		return fmt.Append(dst, v), true, nil
+	}
+	if b, ok := v.([]byte); ok {
+		if json.Valid(b) {
+			return append(dst, b...), true, nil
+		}
+		v = base64.StdEncoding.EncodeToString(b)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return dst, false, fmt.Errorf("write JSON: %w", err)
+	}
+	return append(dst, b...), true, nil
+}
+
+// appendKeyRow writes the key columns as a JSON object with natural types: {"id":1}.
+func appendKeyRow(dst []byte, k *record.KeyRow) []byte {
+	dst = append(dst, '{')
+	for i, at := range k.Table.Key {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendJSONString(dst, k.Table.Columns[at].Name)
+		dst = append(dst, ':')
+		dst = appendNatural(dst, &k.Table.Columns[at], k.Row[at])
+	}
+	return append(dst, '}')
+}
+
+// appendRow writes a row as a JSON object with natural types; columns that the row image lacks are left out.
+func appendRow(dst []byte, t *record.Table, row record.Row) []byte {
+	dst = append(dst, '{')
+	first := true
+	for i := range row {
+		if row[i].Kind == record.KindAbsent {
+			continue
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = appendJSONString(dst, t.Columns[i].Name)
+		dst = append(dst, ':')
+		dst = appendNatural(dst, &t.Columns[i], row[i])
+	}
+	return append(dst, '}')
+}
+
+func appendNatural(dst []byte, c *record.Column, d record.Datum) []byte {
+	switch d.Kind {
+	case record.KindInt:
+		if c.Family == record.FamilyTimestamp {
+			dst = append(dst, '"')
+			dst = appendTimestamp(dst, d.Int(), c.Scale, time.UTC)
+			return append(dst, '"')
+		}
+		return strconv.AppendInt(dst, d.Int(), 10)
+	case record.KindUint:
+		switch c.Family {
+		case record.FamilyEnum, record.FamilySet:
+			return appendJSONBytes(dst, appendMembers(nil, c, d.Uint()))
+		}
+		return strconv.AppendUint(dst, d.Uint(), 10)
+	case record.KindFloat32:
+		return strconv.AppendFloat(dst, float64(d.Float32()), 'g', -1, 32)
+	case record.KindFloat64:
+		return strconv.AppendFloat(dst, d.Float64(), 'g', -1, 64)
+	case record.KindText:
+		if c.Family == record.FamilyDecimal {
+			return appendJSONBytes(dst, d.B)
+		}
+		return appendJSONBytes(dst, d.B)
+	case record.KindBytes:
+		dst = append(dst, '"')
+		dst = base64.StdEncoding.AppendEncode(dst, d.B)
+		return append(dst, '"')
+	case record.KindAbsent, record.KindNull:
+	}
+	return append(dst, "null"...)
+}
+
+// appendMembers writes the names of an ENUM's index or a SET's mask.
+func appendMembers(dst []byte, c *record.Column, v uint64) []byte {
+	if c.Family == record.FamilyEnum {
+		if v >= 1 && v <= uint64(len(c.Values)) {
+			dst = append(dst, c.Values[v-1]...)
+		}
+		return dst
+	}
+	first := true
+	for i, name := range c.Values {
+		if v&(1<<i) == 0 {
+			continue
+		}
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = append(dst, name...)
+	}
+	return dst
+}
+
+// Decoder turns messages into records.
+type Decoder struct {
+	s      settings
+	tables map[string]*record.Table
+}
+
+// NewDecoder makes a decoder; its problems are those of Check.
+func NewDecoder(c Config) (*Decoder, error) {
+	s, problems := parse(c)
+	return &Decoder{s: s, tables: map[string]*record.Table{}}, configdef.AsError(problems)
+}
+
+// Decode appends the records of a message to dst: several where a Canal message holds several rows. All have the message's offset.
+func (d *Decoder) Decode(dst []record.Record, m kafka.Fetched) ([]record.Record, error) {
+	r := record.Record{Topic: m.Topic, Partition: m.Partition, Offset: m.Offset, TimestampMS: m.TimestampMS}
+	for _, h := range m.Headers {
+		r.Headers = append(r.Headers, record.Header{Key: h.Key, Value: h.Value})
+	}
+	var err error
+	if r.Key, err = decodePlain(d.s.key, m.Key); err != nil {
+		return dst, fmt.Errorf("key: %w", err)
+	}
+	if m.Value == nil {
+		return append(dst, r), nil
+	}
+	if d.s.value == CanalJSON {
+		return d.canal(dst, r, m.Value)
+	}
+	if r.Value, err = decodePlain(d.s.value, m.Value); err != nil {
+		return dst, fmt.Errorf("value: %w", err)
+	}
+	return append(dst, r), nil
+}
+
+func decodePlain(converter string, b []byte) (any, error) {
+	if b == nil {
+		return nil, nil
+	}
+	switch converter {
+	case String:
+		return string(b), nil
+	case Bytes:
+		return b, nil
+	}
+	var v any
+	if err := unmarshalNumbers(b, &v); err != nil {
+		return nil, fmt.Errorf("the bytes are no JSON (set the converter to string or bytes to pass them as they are): %w", err)
+	}
+	return v, nil
+}
