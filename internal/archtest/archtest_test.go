@@ -168,10 +168,22 @@ func TestMatch(t *testing.T) {
 		pattern, path string
 		want          bool
 	}{
-		{"a/...", "a", true}, {"a/...", "a/b/c", true}, {"a/...", "ab", false}, {"a", "a/b", false},
-		{"a/*", "a/b", true}, {"a/*", "a", false}, {"a/*", "a/b/c", false}, {"a/*/...", "a/b/c", true}, {"a/*/...", "a", false},
-		{"std", "std:net", true}, {"std:net/...", "std:net", true}, {"std:net/...", "std:net/http", true}, {"std:net/...", "std:netip", false},
-		{"...", "a/b", true}, {"...", "std:net", false}, {"...", ".", true},
+		{"a/...", "a", true},
+		{"a/...", "a/b/c", true},
+		{"a/...", "ab", false},
+		{"a", "a/b", false},
+		{"a/*", "a/b", true},
+		{"a/*", "a", false},
+		{"a/*", "a/b/c", false},
+		{"a/*/...", "a/b/c", true},
+		{"a/*/...", "a", false},
+		{"std", "std:net", true},
+		{"std:net/...", "std:net", true},
+		{"std:net/...", "std:net/http", true},
+		{"std:net/...", "std:netip", false},
+		{"...", "a/b", true},
+		{"...", "std:net", false},
+		{"...", ".", true},
 	} {
 		if got := match(c.pattern, c.path); got != c.want {
 			t.Errorf("match(%q, %q) = %t", c.pattern, c.path, got)

@@ -111,7 +111,7 @@ func Database(t testing.TB, s Server) (db *sql.DB, name string) {
 	}
 	t.Cleanup(func() {
 		_ = db.Close()
-		if _, err := admin.Exec("drop database if exists " + name); err != nil { //nolint:noctx // t.Context() is over here
+		if _, err := admin.Exec("drop database if exists " + name); err != nil {
 			t.Errorf("drop database %s on %s: %v", name, s.Kind, err)
 		}
 		_ = admin.Close()
@@ -178,7 +178,7 @@ func script(args ...string) (string, error) {
 		return "", err
 	}
 	// No context: killed half-way it would leave a server that nobody knows of. It has time limits of its own.
-	cmd := exec.Command(path, args...) //nolint:noctx // see above
+	cmd := exec.Command(path, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

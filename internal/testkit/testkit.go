@@ -75,7 +75,7 @@ func LeakCheck(t testing.TB) {
 // FreePort returns a host:port on 127.0.0.1 that nobody listens on at the moment.
 func FreePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // binds at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,7 @@ func (r *recorder) Skipf(f string, args ...any) {
 	r.skipped, r.message = true, fmt.Sprintf(f, args...)
 	panic(stopped{})
 }
+
 func (r *recorder) run(f func(tb testing.TB)) *recorder {
 	defer func() {
 		if e := recover(); e != nil && e != any(stopped{}) {
@@ -110,7 +111,7 @@ func TestMissingServerFailsWhereServersArePromised(t *testing.T) {
 }
 
 func TestDatabase(t *testing.T) {
-	for name, server := range map[string]func(testing.TB) Server{"mariadb": MariaDB, "mysql": MySQL} {
+	for name, server := range map[string]func(tb testing.TB) Server{"mariadb": MariaDB, "mysql": MySQL} {
 		t.Run(name, func(t *testing.T) {
 			LeakCheck(t)
 			s := server(t)
