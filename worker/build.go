@@ -1,0 +1,273 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/convert"
+	"github.com/millrace/millrace/internal/kafka"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+	"github.com/millrace/millrace/worker/deadletter"
+	"github.com/millrace/millrace/worker/pipe"
+	"github.com/millrace/millrace/worker/runner"
+	"github.com/millrace/millrace/worker/sink"
+	"github.com/millrace/millrace/worker/source"
+	"github.com/millrace/millrace/worker/transform"
+)
+
+// task returns what runs one task: config resolved and parsed anew at each attempt, so that a secret that was mended is seen.
+func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit) runner.Attempt {
+	d := runner.Deps{
+		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Logger: u.Logger,
+		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
+	}
+	d, u.CutOff = d.WithCutter()
+	raw := a.Config
+	return func(ctx context.Context, started func()) error {
+		p, ok := connectors.Lookup(raw[config.ConnectorClass])
+		if !ok {
+			return fmt.Errorf("this node has no connector class %q", raw[config.ConnectorClass])
+		}
+		resolved, problems := config.Resolve(raw)
+		if len(problems) > 0 {
+			return configdef.AsError(problems)
+		}
+		d := d
+		d.Config = resolved
+		info := w.cluster()
+		d.ClusterID, d.Kafka = info.GetClusterId(), w.opts.Kafka
+		if len(d.Kafka.Brokers) == 0 {
+			d.Kafka.Brokers = info.GetBrokers()
+		}
+		d.Kafka.ClientID = fmt.Sprintf("millrace-%s-%d", k.connector, k.task)
+		v, problems := config.Full(p).Parse(resolved)
+		if len(problems) > 0 {
+			return configdef.AsError(problems)
+		}
+		d.Settings = settings(p, v, d)
+		if t := sourceOffsetsTopic(p, v); t != "" {
+			d.OffsetsTopic = t
+		}
+		conv := convert.Config{
+			Key: v.String(config.KeyConverter), Value: v.String(config.ValueConverter), DefaultKey: p.KeyConverter, DefaultValue: p.ValueConverter,
+			KeyOptions: v.Prefixed("key.converter."), ValueOptions: v.Prefixed("value.converter."),
+		}
+		switch p.Kind {
+		case connectors.KindSource:
+			enc, err := convert.NewEncoder(conv)
+			if err != nil {
+				return err
+			}
+			return source.Run(ctx, d, p.NewSource(), enc, started)
+		case connectors.KindSink:
+			dec, err := convert.NewDecoder(conv)
+			if err != nil {
+				return err
+			}
+			return sink.Run(ctx, d, p.NewSink(), dec, started)
+		case connectors.KindTransform:
+			o, open := transform.FromConfig(v, d)
+			return pipe.Run(ctx, d, o, open, started)
+		}
+		return fmt.Errorf("connector class %s has the unknown kind %q", p.Class, p.Kind)
+	}
+}
+
+func sourceOffsetsTopic(p *connectors.Plugin, v configdef.Values) string {
+	if p.Kind != connectors.KindSource {
+		return ""
+	}
+	return v.String(config.OffsetsTopic)
+}
+
+func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Settings {
+	s := runner.Settings{
+		Linger: v.Duration(config.Linger), MaxRecords: int(v.Int(config.BatchMaxRecords)), MaxBytes: int(v.Int(config.MaxBytesInFlight)),
+		RetryFor: v.Duration(config.ErrorsRetryTimeout),
+		Dead: deadletter.Policy{
+			TolerateAll: v.String(config.ErrorsTolerance) == "all", Log: v.Bool(config.ErrorsLogEnable), Messages: v.Bool(config.ErrorsLogMessages),
+			Connector: d.Connector, Task: d.Task, Logger: d.Logger,
+		},
+	}
+	if v.Int(config.ErrorsRetryTimeout) < 0 {
+		s.RetryFor = 1<<63 - 1
+	}
+	if p.Kind != connectors.KindSource {
+		s.Topics = v.List(config.Topics)
+		if rx := v.String(config.TopicsRegex); rx != "" {
+			s.TopicsRegex = regexp.MustCompile("^(?:" + rx + ")$") // checked by the spec
+		}
+		s.Group = v.String(config.GroupOverride)
+		if s.Group == "" {
+			s.Group = "connect-" + d.Connector
+		}
+		s.FromLatest = v.String(config.OffsetReset) == "latest"
+		s.Dead.Topic, s.Dead.Context = v.String(config.DeadTopic), v.Bool(config.DeadContext)
+		s.DeadTopic = kafka.TopicConfig{Replication: int16(v.Int(config.DeadReplication))}
+	}
+	if p.Kind != connectors.KindSink {
+		s.Creation = creationOf(v)
+		s.Compression = v.String(config.CompressionType)
+	}
+	return s
+}
+
+// creationOf reads topic.creation.*.
+func creationOf(v configdef.Values) runner.Creation {
+	def := kafka.TopicConfig{Partitions: int32(v.Int(config.CreationPartitions)), Replication: int16(v.Int(config.CreationReplication)), Configs: map[string]string{}}
+	given := v.Prefixed("topic.creation.")
+	for k, val := range given {
+		if setting, ok := strings.CutPrefix(k, "default."); ok && setting != "partitions" && setting != "replication.factor" {
+			def.Configs[setting] = val
+		}
+	}
+	c := runner.Creation{Default: def}
+	for _, name := range v.List(config.CreationGroups) {
+		g := runner.CreationGroup{Config: kafka.TopicConfig{Partitions: def.Partitions, Replication: def.Replication, Configs: map[string]string{}}}
+		for k, val := range given {
+			setting, ok := strings.CutPrefix(k, name+".")
+			if !ok {
+				continue
+			}
+			n, _ := strconv.Atoi(val)
+			switch setting {
+			case "include":
+				g.Include = patterns(val)
+			case "exclude":
+				g.Exclude = patterns(val)
+			case "partitions":
+				g.Config.Partitions = int32(n)
+			case "replication.factor":
+				g.Config.Replication = int16(n)
+			default:
+				g.Config.Configs[setting] = val
+			}
+		}
+		c.Groups = append(c.Groups, g)
+	}
+	return c
+}
+
+func patterns(list string) []*regexp.Regexp {
+	var out []*regexp.Regexp
+	for item := range strings.SplitSeq(list, ",") {
+		if r, err := regexp.Compile("^(?:" + strings.TrimSpace(item) + ")$"); err == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// policyOf reads restart.*; a config that does not parse gets the defaults, and its problem shows when the task starts.
+func policyOf(raw map[string]string, grace time.Duration) runner.Policy {
+	v, _ := config.Connector(connectors.KindSource).Parse(raw)
+	return runner.Policy{
+		Attempts: int(v.Int(config.RestartMaxAttempts)), Min: v.Duration(config.RestartBackoff), Max: v.Duration(config.RestartBackoffMax), Grace: grace,
+	}
+}
+
+// planner is the planning half of a connector: it splits the config into tasks whenever the leader wants it.
+type planner struct {
+	status *statuses
+	wake   chan struct{}
+
+	mu sync.Mutex // guards: a
+	a  *clusterv1.Assignment
+}
+
+func newPlanner(a *clusterv1.Assignment, s *statuses) *planner {
+	return &planner{status: s, wake: make(chan struct{}, 1), a: a}
+}
+
+// set gives it the newest assignment.
+func (p *planner) set(a *clusterv1.Assignment) {
+	p.mu.Lock()
+	p.a = a
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *planner) run(ctx context.Context, started func()) error {
+	up := false
+	for {
+		p.mu.Lock()
+		a := p.a
+		p.mu.Unlock()
+		if a.PlanWanted {
+			tasks, err := plan(ctx, a.Config)
+			if err != nil {
+				return err
+			}
+			m := &clusterv1.Planned{Connector: a.Unit.Connector, ConfigIndex: a.ConfigIndex, Epoch: a.Epoch}
+			for _, t := range tasks {
+				m.Configs = append(m.Configs, &clusterv1.TaskConfig{Config: t})
+			}
+			p.status.plan(a.Unit.Connector, m)
+		} else {
+			p.status.plan(a.Unit.Connector, nil)
+		}
+		if !up {
+			up = true
+			started()
+		}
+		select {
+		case <-ctx.Done():
+			p.status.plan(a.Unit.Connector, nil)
+			return ctx.Err()
+		case <-p.wake:
+		}
+	}
+}
+
+// plan splits a connector's config into task configs.
+func plan(ctx context.Context, raw map[string]string) ([]map[string]string, error) {
+	p, ok := connectors.Lookup(raw[config.ConnectorClass])
+	if !ok {
+		return nil, fmt.Errorf("this node has no connector class %q", raw[config.ConnectorClass])
+	}
+	resolved, problems := config.Resolve(raw)
+	if len(problems) > 0 {
+		return nil, configdef.AsError(problems)
+	}
+	v, problems := config.Full(p).Parse(resolved)
+	if len(problems) > 0 {
+		return nil, configdef.AsError(problems)
+	}
+	limit := int(v.Int(config.TasksMax))
+	if p.Plan == nil {
+		n := limit
+		if p.Kind == connectors.KindSource {
+			n = 1
+		}
+		out := make([]map[string]string, n)
+		for i := range out {
+			out[i] = maps.Clone(raw)
+		}
+		return out, nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	out, err := p.Plan(bounded, connectors.PlanRequest{Config: resolved, Raw: raw, MaxTasks: limit})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("plan tasks: %w", err)
+	case len(out) > limit:
+		return nil, fmt.Errorf("the connector has generated %d tasks, which is greater than %d, the maximum number of tasks it is configured to create (tasks.max)", len(out), limit)
+	case len(out) == 0:
+		return nil, errors.New("the connector has nothing to do: it planned no task")
+	}
+	return out, nil
+}

@@ -1,0 +1,179 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/internal/clusterclient"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+)
+
+// sessions keeps a session with whoever leads until ctx ends.
+func (w *Worker) sessions(ctx context.Context) {
+	var last string
+	for ctx.Err() == nil {
+		err := w.client.Leader(ctx, w.session)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && err.Error() != last {
+			last = err.Error()
+			if _, moved := clusterclient.NotLeader(err); moved {
+				w.opts.Logger.Debug("looking for the leader", "err", err)
+			} else {
+				w.opts.Logger.Info("session with the leader ended", "err", err, "lease_left", w.lease.Left().Round(time.Millisecond))
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+var errLeft = errors.New("left the cluster")
+
+// session is one session with one coordinator. It returns when the stream ends, or nothing was answered for too long.
+func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// Connecting must not hang on a host that is gone.
+	connect := time.AfterFunc(2*time.Second, cancel)
+	defer connect.Stop()
+	stream, err := c.Session(ctx)
+	if err != nil {
+		return err
+	}
+	hello := &clusterv1.Hello{Node: w.opts.Node, BootId: w.opts.BootID}
+	for k, epoch := range w.holding() {
+		hello.Running = append(hello.Running, &clusterv1.Running{Unit: k.unit(), Epoch: epoch})
+	}
+	sent := time.Now()
+	if err := stream.Send(&clusterv1.WorkerMessage{Kind: &clusterv1.WorkerMessage_Hello{Hello: hello}}); err != nil {
+		return recvError(stream, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	welcome := first.GetWelcome()
+	if welcome == nil {
+		return errors.New("the coordinator did not answer the hello with a welcome")
+	}
+	connect.Stop()
+	w.setInfo(welcome.Info)
+	w.client.Learn(welcome.Info)
+	s := &live{
+		w: w, stream: stream, hello: sent, lease: time.Duration(welcome.LeaseMs) * time.Millisecond,
+		interval: time.Duration(welcome.HeartbeatIntervalMs) * time.Millisecond, beats: make(chan beat, 64), cancel: cancel,
+	}
+	// I1: the lease is counted from when the hello was sent, not from when it was answered.
+	w.lease.Extend(sent, s.lease)
+	w.opts.Logger.Info("session with the leader", "leader", welcome.Info.GetLeaderId(), "lease", s.lease)
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() error { defer cancel(); return s.receive() })
+	g.Go(func() error { defer cancel(); return s.beat(run) })
+	if err := g.Wait(); !errors.Is(err, errLeft) {
+		return err
+	}
+	return nil
+}
+
+// recvError gets at the status behind a failed send.
+func recvError(stream clusterv1.Cluster_SessionClient, err error) error {
+	if _, rerr := stream.Recv(); rerr != nil {
+		return rerr
+	}
+	return err
+}
+
+type beat struct {
+	seq     uint64
+	sent    time.Time
+	version uint64
+}
+
+// live is an open session.
+type live struct {
+	w        *Worker
+	stream   clusterv1.Cluster_SessionClient
+	hello    time.Time
+	lease    time.Duration
+	interval time.Duration
+	beats    chan beat // sent and not yet answered
+	cancel   context.CancelFunc
+}
+
+func (s *live) receive() error {
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		switch k := m.Kind.(type) {
+		case *clusterv1.LeaderMessage_Ack:
+			for k.Ack.Seq > 0 {
+				b := <-s.beats
+				if b.seq < k.Ack.Seq {
+					continue // answered by a later one
+				}
+				s.w.lease.Extend(b.sent, s.lease)
+				s.w.status.confirm(b.version)
+				break
+			}
+		case *clusterv1.LeaderMessage_Assignments:
+			// Only the newest set counts.
+			select {
+			case <-s.w.assignments:
+			default:
+			}
+			s.w.assignments <- assigned{k.Assignments, s.hello}
+		}
+	}
+}
+
+// beat sends heartbeats: at each interval, and at once when there is news.
+func (s *live) beat(ctx context.Context) error {
+	tick := time.NewTicker(s.interval)
+	defer tick.Stop()
+	var seq uint64
+	s.w.status.resend()
+	for {
+		h, version := s.w.status.heartbeat()
+		seq++
+		h.Seq = seq
+		b := beat{seq: seq, sent: time.Now(), version: version}
+		select {
+		case s.beats <- b:
+		default:
+			return fmt.Errorf("the leader answered none of %d heartbeats", cap(s.beats))
+		}
+		if err := s.stream.Send(&clusterv1.WorkerMessage{Kind: &clusterv1.WorkerMessage_Heartbeat{Heartbeat: h}}); err != nil {
+			return err
+		}
+		if h.Leaving {
+			s.w.status.confirmLeft()
+			_ = s.stream.CloseSend()
+			return errLeft
+		}
+		if at := s.w.lapsed.Load(); at != nil && at.After(s.hello) {
+			return errors.New("the lease ran out: a new hello is due")
+		}
+		// A leader that has not answered for most of a lease may be gone without its connection having noticed.
+		if s.w.lease.Left() < s.lease/4 {
+			return errors.New("the leader does not answer")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-s.w.status.wake:
+			// News come in bursts: a moment's wait sends them together.
+			time.Sleep(time.Millisecond)
+		}
+	}
+}

@@ -1,0 +1,426 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/millrace/millrace/internal/clusterclient"
+	"github.com/millrace/millrace/internal/kafka"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+	"github.com/millrace/millrace/worker/runner"
+)
+
+// Options of a Worker.
+type Options struct {
+	// Node is this node as the others know it.
+	Node *clusterv1.NodeInfo
+	// BootID differs with each start of the process.
+	BootID string
+	// Coordinators are cluster addresses to begin with.
+	Coordinators []string
+	// Kafka's brokers may be empty: then the cluster's are used, which the leader tells.
+	Kafka kafka.Config
+	// OffsetsTopic for source offsets; empty: kafka.OffsetsTopic.
+	OffsetsTopic string
+	// Grace is how long a task may take to stop. Default 5 s.
+	Grace  time.Duration
+	Logger *slog.Logger
+}
+
+// Worker is one worker.
+type Worker struct {
+	opts   Options
+	client *clusterclient.Client
+	lease  *runner.Lease
+	status *statuses
+
+	assignments chan assigned  // newest only
+	lost        chan time.Time // when the lease ran out
+	lapsed      atomic.Pointer[time.Time]
+
+	mu   sync.Mutex // guards: info, held
+	info *clusterv1.InfoResponse
+	held map[unitKey]uint64
+}
+
+// assigned is a set of assignments, with when the hello was sent that it answers. Sets of sessions that began before the lease ran
+// out are void (I1).
+type assigned struct {
+	set   *clusterv1.Assignments
+	hello time.Time
+}
+
+type unitKey struct {
+	connector string
+	task      int32
+}
+
+func keyOf(u *clusterv1.Unit) unitKey { return unitKey{u.GetConnector(), u.GetTask()} }
+
+func (k unitKey) unit() *clusterv1.Unit { return &clusterv1.Unit{Connector: k.connector, Task: k.task} }
+
+// New makes a worker without touching anything.
+func New(o Options) (*Worker, error) {
+	switch {
+	case o.Node.GetId() == "" || o.BootID == "":
+		return nil, errors.New("a worker needs a node id and a boot id")
+	case len(o.Coordinators) == 0:
+		return nil, errors.New("a worker needs the cluster address of a coordinator (--join)")
+	case o.Logger == nil:
+		return nil, errors.New("a worker needs a logger")
+	}
+	if o.Grace == 0 {
+		o.Grace = 5 * time.Second
+	}
+	if o.OffsetsTopic == "" {
+		o.OffsetsTopic = kafka.OffsetsTopic
+	}
+	return &Worker{
+		opts: o, client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
+		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
+	}, nil
+}
+
+// Leader asks where the leader answers REST; empty when nobody knows.
+func (w *Worker) Leader(ctx context.Context) (string, error) {
+	info, err := w.client.Info(ctx)
+	return info.GetLeaderRestAddr(), err
+}
+
+// Run runs the worker until ctx ends; then it stops its units, tells the leader that it leaves, and returns.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.client.Close()
+	// The session outlives ctx by as long as the units need to stop, so that the leader learns at once that they have.
+	session, endSession := context.WithCancel(context.WithoutCancel(ctx))
+	defer endSession()
+	var g errgroup.Group
+	g.Go(func() error { w.sessions(session); return nil })
+	g.Go(func() error { w.watchLease(session); return nil })
+	w.manage(ctx)
+	w.leave(session)
+	endSession()
+	return g.Wait()
+}
+
+// leave waits until the leader has heard that all has stopped, or a little while.
+func (w *Worker) leave(ctx context.Context) {
+	w.status.leave()
+	wait, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	select {
+	case <-w.status.left:
+	case <-wait.Done():
+	}
+}
+
+// watchLease stops everything when the lease runs out.
+func (w *Worker) watchLease(ctx context.Context) {
+	valid := false
+	for {
+		now := w.lease.Valid()
+		if valid && !now {
+			w.opts.Logger.Warn("lease ran out: stopping all tasks", "held", len(w.holding()))
+			at := time.Now()
+			w.lapsed.Store(&at)
+			select {
+			case <-w.lost:
+			default:
+			}
+			w.lost <- at
+		}
+		valid = now
+		wait := 20 * time.Millisecond
+		if left := w.lease.Left(); left > 0 {
+			wait = min(left+time.Millisecond, 100*time.Millisecond)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (w *Worker) setHeld(held map[unitKey]uint64) {
+	w.mu.Lock()
+	w.held = held
+	w.mu.Unlock()
+}
+
+func (w *Worker) holding() map[unitKey]uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return maps.Clone(w.held)
+}
+
+func (w *Worker) setInfo(i *clusterv1.InfoResponse) {
+	w.mu.Lock()
+	w.info = i
+	w.mu.Unlock()
+}
+
+func (w *Worker) cluster() *clusterv1.InfoResponse {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.info
+}
+
+// running is one unit that runs here, owned by manage.
+type running struct {
+	a    *clusterv1.Assignment
+	unit *runner.Unit
+	stop context.CancelFunc
+	done chan struct{}
+	plan *planner
+}
+
+// manage makes the running units equal to the newest assignment until ctx ends; then it stops them all.
+func (w *Worker) manage(ctx context.Context) {
+	units := map[unitKey]*running{}
+	ended := make(chan unitKey)
+	var want assigned
+	stopAll := func() {
+		for _, r := range units {
+			r.stop()
+		}
+	}
+	apply := func() {
+		if want.set == nil || ctx.Err() != nil {
+			return
+		}
+		wanted := map[unitKey]*clusterv1.Assignment{}
+		for _, a := range want.set.Assignments {
+			wanted[keyOf(a.Unit)] = a
+		}
+		for k, r := range units {
+			a := wanted[k]
+			switch {
+			case a == nil || a.Epoch != r.a.Epoch:
+				r.stop()
+			default:
+				r.a = a
+				r.unit.Pause(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+				if r.plan != nil {
+					r.plan.set(a)
+				}
+			}
+		}
+		for k, a := range wanted {
+			// The same unit under an older epoch ends first.
+			if units[k] == nil {
+				units[k] = w.start(ctx, k, a, ended)
+			}
+		}
+	}
+	publish := func() {
+		held := map[unitKey]uint64{}
+		for k, r := range units {
+			held[k] = r.a.Epoch
+		}
+		w.setHeld(held)
+	}
+	for {
+		publish()
+		select {
+		case <-ctx.Done():
+			stopAll()
+			for len(units) > 0 {
+				w.forget(units, <-ended)
+			}
+			publish()
+			return
+		case want = <-w.assignments:
+		case at := <-w.lost:
+			if want.hello.Before(at) {
+				want = assigned{} // void; the next hello brings a new set
+			}
+			stopAll()
+		case k := <-ended:
+			w.forget(units, k)
+		}
+		apply()
+	}
+}
+
+func (w *Worker) forget(units map[unitKey]*running, k unitKey) {
+	if r := units[k]; r != nil {
+		r.stop()
+		w.status.set(&clusterv1.UnitStatus{Unit: k.unit(), Epoch: r.a.Epoch, State: clusterv1.State_STATE_UNASSIGNED})
+		w.status.track(k, nil)
+		delete(units, k)
+	}
+}
+
+// start runs a unit on its own goroutine. ended gets its key when it is over, whatever way.
+func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, ended chan<- unitKey) *running {
+	run, stop := context.WithCancel(ctx)
+	log := w.opts.Logger.With("connector", k.connector, "epoch", a.Epoch)
+	if k.task >= 0 {
+		log = log.With("task", k.task)
+	}
+	u := &runner.Unit{
+		Connector: k.connector, Task: k.task, Epoch: a.Epoch, Gate: &runner.Gate{}, Progress: runner.NewProgress(), Logger: log,
+		Report: w.status.set,
+	}
+	u.Gate.Set(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+	u.Policy = policyOf(a.Config, w.opts.Grace)
+	r := &running{a: a, unit: u, stop: stop, done: make(chan struct{})}
+	var attempt runner.Attempt
+	if k.task < 0 {
+		r.plan = newPlanner(a, w.status)
+		attempt = r.plan.run
+	} else {
+		attempt = w.task(k, a, u)
+		w.status.track(k, u.Progress)
+	}
+	log.Info("unit starts")
+	go func() {
+		u.Run(run, attempt)
+		log.Info("unit ended")
+		close(r.done)
+		ended <- k
+	}()
+	return r
+}
+
+// statuses is what the next heartbeats have to say. Safe for concurrent use.
+type statuses struct {
+	left chan struct{}
+	wake chan struct{}
+
+	mu       sync.Mutex // guards: the rest
+	version  uint64
+	acked    uint64
+	byUnit   map[unitKey]entry
+	progress map[unitKey]*runner.Progress
+	planned  map[string]*clusterv1.Planned
+	leaving  bool
+	gone     bool
+}
+
+type entry struct {
+	s       *clusterv1.UnitStatus
+	version uint64
+}
+
+func newStatuses() *statuses {
+	return &statuses{
+		left: make(chan struct{}), wake: make(chan struct{}, 1), byUnit: map[unitKey]entry{}, progress: map[unitKey]*runner.Progress{},
+		planned: map[string]*clusterv1.Planned{},
+	}
+}
+
+func (s *statuses) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *statuses) set(st *clusterv1.UnitStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := keyOf(st.Unit)
+	if old, ok := s.byUnit[k]; ok && old.s.Epoch > st.Epoch {
+		return // a straggler of an epoch that is over
+	}
+	s.version++
+	s.byUnit[k] = entry{st, s.version}
+	s.poke()
+}
+
+func (s *statuses) track(k unitKey, p *runner.Progress) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p == nil {
+		delete(s.progress, k)
+		return
+	}
+	s.progress[k] = p
+}
+
+func (s *statuses) plan(connector string, p *clusterv1.Planned) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p == nil {
+		delete(s.planned, connector)
+		return
+	}
+	s.planned[connector] = p
+	s.poke()
+}
+
+func (s *statuses) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leaving = true
+	s.poke()
+}
+
+// resend makes the next heartbeat say everything: a new leader knows nothing.
+func (s *statuses) resend() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked = 0
+}
+
+// confirm notes that the leader has all up to version.
+func (s *statuses) confirm(version uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acked = max(s.acked, version)
+}
+
+// heartbeat builds one that says what the leader has not confirmed yet, and returns the version that its answer will confirm. Progress
+// of running tasks is in every one.
+func (s *statuses) heartbeat() (*clusterv1.Heartbeat, uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := &clusterv1.Heartbeat{Leaving: s.leaving}
+	keys := slices.SortedFunc(maps.Keys(s.byUnit), func(a, b unitKey) int {
+		if a.connector != b.connector {
+			if a.connector < b.connector {
+				return -1
+			}
+			return 1
+		}
+		return int(a.task) - int(b.task)
+	})
+	for _, k := range keys {
+		e := s.byUnit[k]
+		p := s.progress[k]
+		if e.version <= s.acked && p == nil {
+			if e.s.State == clusterv1.State_STATE_UNASSIGNED {
+				delete(s.byUnit, k) // confirmed, and over
+			}
+			continue
+		}
+		st := proto.CloneOf(e.s)
+		if p != nil {
+			st.Progress = p.Message()
+		}
+		h.Statuses = append(h.Statuses, st)
+	}
+	for _, c := range slices.Sorted(maps.Keys(s.planned)) {
+		h.Planned = append(h.Planned, s.planned[c])
+	}
+	return h, s.version
+}
+
+func (s *statuses) confirmLeft() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leaving && !s.gone {
+		s.gone = true
+		close(s.left)
+	}
+}
