@@ -57,6 +57,12 @@ vet:
 bench: ## Go benchmarks, for benchstat: make bench PKG=./internal/convert BENCH=Canal
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count 10 $(PKG)
 
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each; what it finds lands under testdata/fuzz
+	go test -list '^Fuzz' $(PKG) | awk '/^Fuzz/{f[n++]=$$1} /^ok/{for(i=0;i<n;i++)print $$2, f[i]; n=0}' | while read -r p f; do \
+	  echo "$$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "$$p"; done
+
 .PHONY: demo
 demo: ## the whole pipeline with a node killed on the way, checked row by row
 	deploy/demo/demo.sh
