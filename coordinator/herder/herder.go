@@ -1,0 +1,447 @@
+// Package herder is the one door for management: it validates, proposes and reads. REST is a thin shell over it.
+//
+// It works on the leader; elsewhere its methods fail with ErrNotLeader and the caller goes to the leader. Safe for concurrent use.
+package herder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/coordinator/state"
+	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/convert"
+	"github.com/millrace/millrace/internal/fault"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+	commandv1 "github.com/millrace/millrace/proto/command/v1"
+)
+
+// Cluster is what the herder needs of the coordinator.
+type Cluster interface {
+	Propose(ctx context.Context, c *commandv1.Command) (state.Result, error)
+	View(f func(*state.State))
+	Statuses(connector string) map[int32]*clusterv1.UnitStatus
+	WorkerAlive(id string) bool
+	Restart(ctx context.Context, units []state.UnitID) error
+	Info() *clusterv1.InfoResponse
+}
+
+// Herder manages connectors.
+type Herder struct{ c Cluster }
+
+// New makes a herder.
+func New(c Cluster) *Herder { return &Herder{c} }
+
+func notFound(name string) error { return fault.New(fault.NotFound, "Connector %s not found", name) }
+
+// plugin finds the class that a config names.
+func plugin(given map[string]string) (*connectors.Plugin, error) {
+	class, ok := given[config.ConnectorClass]
+	if !ok || strings.TrimSpace(class) == "" {
+		return nil, fault.New(fault.Invalid, "Connector config %s contains no connector type: set connector.class", javaMap(given))
+	}
+	p, ok := connectors.Lookup(class)
+	if !ok {
+		var known []string
+		for _, p := range connectors.All() {
+			known = append(known, p.Class)
+			known = append(known, p.Aliases...)
+		}
+		return nil, fault.New(fault.Invalid, "Failed to find any class that implements Connector and which name matches %s, available connectors are: %s", class, strings.Join(known, ", "))
+	}
+	return p, nil
+}
+
+// javaMap shows the keys of a config as Connect does, without values that may be secret.
+func javaMap(m map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		v := m[k]
+		if low := strings.ToLower(k); strings.Contains(low, "password") || strings.Contains(low, "secret") || strings.Contains(low, "url") {
+			v = "[hidden]"
+		}
+		parts = append(parts, k+"="+v)
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+// check validates a config whole; nothing is changed when it fails (I7).
+func check(ctx context.Context, given map[string]string) error {
+	p, err := plugin(given)
+	if err != nil {
+		return err
+	}
+	problems := problemsOf(ctx, p, given)
+	if len(problems) == 0 {
+		return nil
+	}
+	msgs := make([]string, len(problems))
+	for i, x := range problems {
+		msgs[i] = x.Message
+	}
+	return fault.New(fault.Invalid, "Connector configuration is invalid and contains the following %d error(s):\n%s\nYou can also find the above list of errors at the endpoint `/connector-plugins/%s/config/validate`",
+		len(problems), strings.Join(msgs, "\n"), given[config.ConnectorClass])
+}
+
+func problemsOf(ctx context.Context, p *connectors.Plugin, given map[string]string) []configdef.Problem {
+	ctx, cancel := context.WithTimeout(ctx, config.ValidateLimit)
+	defer cancel()
+	var problems []configdef.Problem
+	v, _ := config.Full(p).Parse(given)
+	problems = convert.Check(convert.Config{
+		Key: v.String(config.KeyConverter), Value: v.String(config.ValueConverter), DefaultKey: p.KeyConverter, DefaultValue: p.ValueConverter,
+		KeyOptions: v.Prefixed("key.converter."), ValueOptions: v.Prefixed("value.converter."),
+	})
+	type result struct{ problems []configdef.Problem }
+	done := make(chan result, 1)
+	go func() { done <- result{config.Check(ctx, p, given)} }()
+	select {
+	case r := <-done:
+		return append(problems, r.problems...)
+	case <-time.After(config.ValidateLimit + 500*time.Millisecond):
+		return append(problems, configdef.Problem{Key: config.ConnectorClass, Value: p.Class, Message: fmt.Sprintf(
+			"The connector's own check took longer than %v: the system that it connects to does not answer.", config.ValidateLimit)})
+	}
+}
+
+// states of REST's initial_state.
+var states = map[string]commandv1.TargetState{
+	"": commandv1.TargetState_TARGET_STATE_RUNNING, "RUNNING": commandv1.TargetState_TARGET_STATE_RUNNING,
+	"PAUSED": commandv1.TargetState_TARGET_STATE_PAUSED, "STOPPED": commandv1.TargetState_TARGET_STATE_STOPPED,
+}
+
+// Create makes a connector.
+func (h *Herder) Create(ctx context.Context, name string, given map[string]string, initial string) (*api.ConnectorInfo, error) {
+	name = strings.TrimSpace(name)
+	target, ok := states[strings.ToUpper(initial)]
+	if !ok {
+		return nil, fault.New(fault.Invalid, "initial_state %q: RUNNING, PAUSED or STOPPED", initial)
+	}
+	given, err := named(name, given)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(ctx, given); err != nil {
+		return nil, err
+	}
+	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{
+		Name: name, Config: given, CreateOnly: true, InitialState: target,
+	}}})
+	switch {
+	case err != nil:
+		return nil, err
+	case errors.Is(r.Err, state.ErrConnectorExists):
+		return nil, fault.New(fault.Conflict, "Connector %s already exists", name)
+	case r.Err != nil:
+		return nil, r.Err
+	}
+	return info(r.Connector), nil
+}
+
+// named adds the name to a config, or refuses a config that says another.
+func named(name string, given map[string]string) (map[string]string, error) {
+	out := maps.Clone(given)
+	if out == nil {
+		out = map[string]string{}
+	}
+	if have, ok := out[config.Name]; ok && have != name {
+		return nil, fault.New(fault.Invalid, "Connector name configuration (%s) doesn't match connector name in the URL (%s)", have, name)
+	}
+	out[config.Name] = name
+	return out, nil
+}
+
+// Put creates a connector or replaces its config. created tells which.
+func (h *Herder) Put(ctx context.Context, name string, given map[string]string) (i *api.ConnectorInfo, created bool, err error) {
+	if given, err = named(name, given); err != nil {
+		return nil, false, err
+	}
+	if err := check(ctx, given); err != nil {
+		return nil, false, err
+	}
+	_, getErr := h.Get(name)
+	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{Name: name, Config: given}}})
+	if err != nil {
+		return nil, false, err
+	}
+	return info(r.Connector), getErr != nil, r.Err
+}
+
+// Patch merges changes into a connector's config; a nil value removes its key.
+func (h *Herder) Patch(ctx context.Context, name string, changes map[string]*string) (*api.ConnectorInfo, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, err
+	}
+	merged := maps.Clone(c.Config)
+	for k, v := range changes {
+		if v == nil {
+			delete(merged, k)
+		} else {
+			merged[k] = *v
+		}
+	}
+	i, _, err := h.Put(ctx, name, merged)
+	return i, err
+}
+
+func (h *Herder) connector(name string) (c *state.Connector, err error) {
+	h.c.View(func(s *state.State) { c, _ = s.Connector(name) })
+	if c == nil {
+		return nil, notFound(name)
+	}
+	return c, nil
+}
+
+// Names lists the connectors, sorted.
+func (h *Herder) Names() []string {
+	out := []string{}
+	h.c.View(func(s *state.State) {
+		for _, c := range s.Connectors() {
+			out = append(out, c.Name)
+		}
+	})
+	return out
+}
+
+// Get describes a connector.
+func (h *Herder) Get(name string) (*api.ConnectorInfo, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, err
+	}
+	return info(c), nil
+}
+
+func info(c *state.Connector) *api.ConnectorInfo {
+	i := &api.ConnectorInfo{Name: c.Name, Config: c.Config, Tasks: []api.TaskID{}, Type: typeOf(c)}
+	for n := range c.TaskConfigs {
+		i.Tasks = append(i.Tasks, api.TaskID{Connector: c.Name, Task: int32(n)})
+	}
+	return i
+}
+
+// typeOf is Connect's type: source or sink. A transform reads topics, so to Connect's clients it is a sink.
+func typeOf(c *state.Connector) string {
+	p, ok := connectors.Lookup(c.Config[config.ConnectorClass])
+	switch {
+	case !ok:
+		return "unknown"
+	case p.Kind == connectors.KindSource:
+		return "source"
+	}
+	return "sink"
+}
+
+// Tasks returns a connector's tasks with their configs.
+func (h *Herder) Tasks(name string) ([]api.TaskInfo, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, err
+	}
+	out := []api.TaskInfo{}
+	for n, t := range c.TaskConfigs {
+		out = append(out, api.TaskInfo{ID: api.TaskID{Connector: name, Task: int32(n)}, Config: t})
+	}
+	return out, nil
+}
+
+// unit is what is known of one unit: its assignment and its last status, if that is of the assignment's epoch.
+type unit struct {
+	state  string
+	worker string
+	rest   string
+	epoch  uint64
+	s      *clusterv1.UnitStatus
+}
+
+func (h *Herder) units(c *state.Connector) map[int32]unit {
+	statuses := h.c.Statuses(c.Name)
+	out := map[int32]unit{}
+	h.c.View(func(s *state.State) {
+		look := func(task int32) {
+			a, _ := s.Assignment(state.UnitID{Connector: c.Name, Task: task})
+			u := unit{state: "UNASSIGNED", worker: a.Worker, epoch: a.Epoch}
+			if n, ok := s.Node(a.Worker); ok {
+				u.rest = n.RestAddr
+			}
+			st := statuses[task]
+			if a.Worker != "" && st != nil && st.Epoch == a.Epoch && h.c.WorkerAlive(a.Worker) {
+				u.s = st
+				u.state = strings.TrimPrefix(st.State.String(), "STATE_")
+			}
+			if task == state.PlanningHalf && u.s != nil && u.state == "RUNNING" {
+				// A planning half follows its target state.
+				switch c.Target {
+				case commandv1.TargetState_TARGET_STATE_PAUSED:
+					u.state = "PAUSED"
+				case commandv1.TargetState_TARGET_STATE_STOPPED:
+					u.state = "STOPPED"
+				}
+			}
+			out[task] = u
+		}
+		look(state.PlanningHalf)
+		for i := range c.TaskConfigs {
+			look(int32(i))
+		}
+	})
+	return out
+}
+
+// Status returns the state of a connector and its tasks.
+func (h *Herder) Status(name string) (*api.ConnectorStatus, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, fault.New(fault.NotFound, "No status found for connector %s", name)
+	}
+	version := ""
+	if p, ok := connectors.Lookup(c.Config[config.ConnectorClass]); ok {
+		version = p.Version
+	}
+	units := h.units(c)
+	head := units[state.PlanningHalf]
+	out := &api.ConnectorStatus{
+		Name: name, Type: typeOf(c), Tasks: []api.TaskState{},
+		Connector: api.ConnectorState{State: head.state, WorkerID: head.rest, Version: version, Trace: head.s.GetTrace()},
+	}
+	for i := range c.TaskConfigs {
+		u := units[int32(i)]
+		out.Tasks = append(out.Tasks, api.TaskState{ID: int32(i), State: u.state, WorkerID: u.rest, Version: version, Trace: u.s.GetTrace()})
+	}
+	return out, nil
+}
+
+// Progress returns how far a connector's tasks are.
+func (h *Herder) Progress(name string) (*api.Progress, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, err
+	}
+	units := h.units(c)
+	out := &api.Progress{Name: name, Type: typeOf(c), State: units[state.PlanningHalf].state, Tasks: []api.TaskProgress{}}
+	if p, ok := connectors.Lookup(c.Config[config.ConnectorClass]); ok {
+		out.Type = string(p.Kind)
+	}
+	for i := range c.TaskConfigs {
+		u := units[int32(i)]
+		p := u.s.GetProgress()
+		t := api.TaskProgress{
+			ID: int32(i), State: u.state, Worker: u.worker, Epoch: u.epoch, Error: strings.TrimSpace(u.s.GetTrace()), Attempts: u.s.GetAttempts(),
+			RetryAtUnixMS: u.s.GetRetryAtUnixMs(), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
+			BytesOut: p.GetBytesOut(), RecordsPerSecond: p.GetRecordsPerSecond(), LagRecords: -1, LagMS: -1, LastCommitUnixMS: p.GetLastCommitUnixMs(),
+			Detail: p.GetDetail(),
+		}
+		if p != nil {
+			t.LagRecords, t.LagMS = p.LagRecords, p.LagMs
+		}
+		out.Tasks = append(out.Tasks, t)
+	}
+	return out, nil
+}
+
+// Expand describes all connectors, with what is asked for.
+func (h *Herder) Expand(withStatus, withInfo bool) map[string]api.Expanded {
+	out := map[string]api.Expanded{}
+	for _, name := range h.Names() {
+		var e api.Expanded
+		if withStatus {
+			e.Status, _ = h.Status(name)
+		}
+		if withInfo {
+			e.Info, _ = h.Get(name)
+		}
+		out[name] = e
+	}
+	return out
+}
+
+// SetTarget pauses, resumes or stops.
+func (h *Herder) SetTarget(ctx context.Context, name string, t commandv1.TargetState) error {
+	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_SetTargetState{SetTargetState: &commandv1.SetTargetState{Name: name, State: t}}})
+	if err == nil && errors.Is(r.Err, state.ErrConnectorNotFound) {
+		return fault.New(fault.NotFound, "Unknown connector %s", name)
+	}
+	return errors.Join(err, r.Err)
+}
+
+// Delete deletes a connector. Its topics, offsets and consumer group stay.
+func (h *Herder) Delete(ctx context.Context, name string) error {
+	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_DeleteConnector{DeleteConnector: &commandv1.DeleteConnector{Name: name}}})
+	if err == nil && errors.Is(r.Err, state.ErrConnectorNotFound) {
+		return notFound(name)
+	}
+	return errors.Join(err, r.Err)
+}
+
+// Restart restarts the connector, its tasks, or what of them has failed. It returns the status as it will be next.
+func (h *Herder) Restart(ctx context.Context, name string, includeTasks, onlyFailed bool) (*api.ConnectorStatus, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, fault.New(fault.NotFound, "Unknown connector: %s", name)
+	}
+	status, err := h.Status(name)
+	if err != nil {
+		return nil, err
+	}
+	var units []state.UnitID
+	if !onlyFailed || status.Connector.State == "FAILED" {
+		units = append(units, state.UnitID{Connector: name, Task: state.PlanningHalf})
+		status.Connector.State = "RESTARTING"
+	}
+	if includeTasks {
+		for i := range c.TaskConfigs {
+			if !onlyFailed || status.Tasks[i].State == "FAILED" {
+				units = append(units, state.UnitID{Connector: name, Task: int32(i)})
+				status.Tasks[i].State = "RESTARTING"
+			}
+		}
+	}
+	return status, h.c.Restart(ctx, units)
+}
+
+// RestartTask restarts one task.
+func (h *Herder) RestartTask(ctx context.Context, name string, task int32) error {
+	c, err := h.connector(name)
+	if err != nil {
+		return fault.New(fault.NotFound, "Unknown connector: %s", name)
+	}
+	if task < 0 || int(task) >= len(c.TaskConfigs) {
+		return fault.New(fault.NotFound, "Unknown task: %s-%d", name, task)
+	}
+	return h.c.Restart(ctx, []state.UnitID{{Connector: name, Task: task}})
+}
+
+// Cluster describes the cluster.
+func (h *Herder) Cluster(version string) *api.Cluster {
+	i := h.c.Info()
+	out := &api.Cluster{
+		ClusterID: i.ClusterId, Version: version, Leader: i.LeaderId, Term: i.Term, Brokers: i.Brokers, EmbeddedBroker: i.EmbeddedBroker, Nodes: []api.Node{},
+	}
+	units := map[string][]string{}
+	h.c.View(func(s *state.State) {
+		for _, a := range s.Assignments() {
+			if a.Worker != "" {
+				units[a.Worker] = append(units[a.Worker], a.Unit.String())
+			}
+		}
+	})
+	for _, n := range i.Nodes {
+		u := units[n.Id]
+		if u == nil {
+			u = []string{}
+		}
+		out.Nodes = append(out.Nodes, api.Node{
+			ID: n.Id, Cluster: n.ClusterAddr, REST: n.RestAddr, Coordinator: n.Coordinator, Worker: n.Worker, Leader: n.Id == i.LeaderId,
+			Alive: n.Alive || n.Id == i.LeaderId, Labels: n.Labels, Version: n.Version, Units: u,
+		})
+	}
+	return out
+}

@@ -1,0 +1,142 @@
+package herder
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/fault"
+)
+
+// Plugins lists the connector classes: sinks first, then sources, by name. Aliases are listed too, so that a tool that looks for the
+// class of an existing config finds it.
+func Plugins() []api.PluginInfo {
+	out := []api.PluginInfo{}
+	for _, want := range []string{"sink", "source"} {
+		for _, p := range connectors.All() {
+			kind := "sink"
+			if p.Kind == connectors.KindSource {
+				kind = "source"
+			}
+			if kind != want {
+				continue
+			}
+			for _, class := range append([]string{p.Class}, p.Aliases...) {
+				out = append(out, api.PluginInfo{Class: class, Type: kind, Version: p.Version})
+			}
+		}
+	}
+	return out
+}
+
+// PluginConfig lists the keys of a class: its own first, then the framework's.
+func PluginConfig(class string) ([]api.ConfigKey, error) {
+	p, ok := connectors.Lookup(class)
+	if !ok {
+		return nil, fault.New(fault.NotFound, "Unknown plugin %s.", class)
+	}
+	spec := p.Spec.With(config.Connector(p.Kind))
+	out := []api.ConfigKey{}
+	for _, k := range spec.Keys() {
+		if !k.Hidden && !k.Prefix && k.Pattern == nil {
+			out = append(out, keyInfo(spec, k))
+		}
+	}
+	return out, nil
+}
+
+func keyInfo(spec *configdef.Spec, k configdef.Key) api.ConfigKey {
+	i := api.ConfigKey{
+		Name: k.Name, Type: string(k.Type), Required: k.Required, Importance: string(k.Importance), Documentation: k.Doc, OrderInGroup: -1,
+		Width: string(k.Width), DisplayName: k.Display, Dependents: spec.Dependents(k.Name),
+	}
+	if i.Dependents == nil {
+		i.Dependents = []string{}
+	}
+	if !k.Required && !k.NoDefault {
+		i.DefaultValue = &k.Default
+	}
+	if k.Group != "" {
+		i.Group = &k.Group
+		i.OrderInGroup = 0
+		for _, other := range spec.Keys() {
+			if other.Group == k.Group {
+				i.OrderInGroup++
+			}
+			if other.Name == k.Name {
+				break
+			}
+		}
+	}
+	return i
+}
+
+// Validate looks at a config without changing anything: every key with its value and all that is wrong with it.
+func Validate(ctx context.Context, path string, given map[string]string) (*api.ConfigInfos, error) {
+	p, err := plugin(given)
+	if err != nil {
+		return nil, err
+	}
+	class := given[config.ConnectorClass]
+	if q, ok := connectors.Lookup(path); !ok || q != p {
+		return nil, fault.New(fault.Invalid, "Included connector type %s does not match request type %s", class, path)
+	}
+	spec := config.Full(p)
+	errs := map[string][]string{}
+	count := 0
+	for _, x := range problemsOf(ctx, p, given) {
+		if !slices.Contains(errs[x.Key], x.Message) {
+			errs[x.Key] = append(errs[x.Key], x.Message)
+			count++
+		}
+	}
+	out := &api.ConfigInfos{Name: class, ErrorCount: count, Groups: spec.Groups(), Configs: []api.ConfigInfo{}}
+	known := map[string]bool{}
+	for _, k := range spec.Keys() {
+		if k.Prefix || k.Pattern != nil || k.Hidden && given[k.Name] == "" && errs[k.Name] == nil {
+			continue
+		}
+		known[k.Name] = true
+		d := keyInfo(spec, k)
+		// The value as it was given, references and all: what a secret resolves to is nobody's business here.
+		v := &api.ConfigValue{Name: k.Name, RecommendedValues: recommended(k, given), Errors: orEmpty(errs[k.Name]), Visible: !k.Hidden}
+		if text, set := given[k.Name]; set {
+			if k.Type == configdef.Password && !strings.HasPrefix(text, "${") {
+				text = "[hidden]"
+			}
+			v.Value = &text
+		} else {
+			v.Value = d.DefaultValue
+		}
+		out.Configs = append(out.Configs, api.ConfigInfo{Definition: &d, Value: v})
+	}
+	// Keys that nothing declares come first, as in Connect.
+	var undeclared []api.ConfigInfo
+	for key, msgs := range errs {
+		if !known[key] {
+			text := given[key]
+			undeclared = append(undeclared, api.ConfigInfo{Value: &api.ConfigValue{Name: key, Value: &text, RecommendedValues: []string{}, Errors: msgs, Visible: true}})
+		}
+	}
+	slices.SortFunc(undeclared, func(a, b api.ConfigInfo) int { return strings.Compare(a.Value.Name, b.Value.Name) })
+	out.Configs = append(undeclared, out.Configs...)
+	return out, nil
+}
+
+func recommended(k configdef.Key, given map[string]string) []string {
+	if k.Recommend != nil {
+		return orEmpty(k.Recommend(given))
+	}
+	return orEmpty(k.OneOf)
+}
+
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}

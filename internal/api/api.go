@@ -1,0 +1,181 @@
+// Package api holds the bodies of the REST API, in Kafka Connect's shapes, and a client for it.
+package api
+
+// ServerInfo answers GET /.
+type ServerInfo struct {
+	Version        string `json:"version"`
+	Commit         string `json:"commit"`
+	KafkaClusterID string `json:"kafka_cluster_id"`
+}
+
+// Health answers GET /health.
+type Health struct {
+	Status  string `json:"status"`
+	Message string `json:"message"`
+}
+
+// Error is the body of every failure.
+type Error struct {
+	Code    int    `json:"error_code"`
+	Message string `json:"message"`
+}
+
+// CreateConnector is the body of POST /connectors. Values of a config may be any JSON scalar.
+type CreateConnector struct {
+	Name         string         `json:"name"`
+	Config       map[string]any `json:"config"`
+	InitialState string         `json:"initial_state,omitempty"`
+}
+
+// TaskID names a task.
+type TaskID struct {
+	Connector string `json:"connector"`
+	Task      int32  `json:"task"`
+}
+
+// ConnectorInfo describes a connector.
+type ConnectorInfo struct {
+	Name   string            `json:"name"`
+	Config map[string]string `json:"config"`
+	Tasks  []TaskID          `json:"tasks"`
+	Type   string            `json:"type"`
+}
+
+// TaskInfo is one of GET /connectors/x/tasks.
+type TaskInfo struct {
+	ID     TaskID            `json:"id"`
+	Config map[string]string `json:"config"`
+}
+
+// ConnectorState is the state of the planning half.
+type ConnectorState struct {
+	State    string `json:"state"`
+	WorkerID string `json:"worker_id"`
+	Version  string `json:"version,omitempty"`
+	Trace    string `json:"trace,omitempty"`
+}
+
+// TaskState is the state of a task.
+type TaskState struct {
+	ID       int32  `json:"id"`
+	State    string `json:"state"`
+	WorkerID string `json:"worker_id"`
+	Version  string `json:"version,omitempty"`
+	Trace    string `json:"trace,omitempty"`
+}
+
+// ConnectorStatus answers GET /connectors/x/status.
+type ConnectorStatus struct {
+	Name      string         `json:"name"`
+	Connector ConnectorState `json:"connector"`
+	Tasks     []TaskState    `json:"tasks"`
+	Type      string         `json:"type"`
+}
+
+// PluginInfo is one of GET /connector-plugins.
+type PluginInfo struct {
+	Class   string `json:"class"`
+	Type    string `json:"type"`
+	Version string `json:"version,omitempty"`
+}
+
+// ConfigKey describes a key of a plugin's config.
+type ConfigKey struct {
+	Name          string   `json:"name"`
+	Type          string   `json:"type"`
+	Required      bool     `json:"required"`
+	DefaultValue  *string  `json:"default_value"`
+	Importance    string   `json:"importance"`
+	Documentation string   `json:"documentation"`
+	Group         *string  `json:"group"`
+	OrderInGroup  int      `json:"order_in_group"`
+	Width         string   `json:"width"`
+	DisplayName   string   `json:"display_name"`
+	Dependents    []string `json:"dependents"`
+}
+
+// ConfigValue is a key's value, and what is wrong with it.
+type ConfigValue struct {
+	Name              string   `json:"name"`
+	Value             *string  `json:"value"`
+	RecommendedValues []string `json:"recommended_values"`
+	Errors            []string `json:"errors"`
+	Visible           bool     `json:"visible"`
+}
+
+// ConfigInfo is a key with its value. Definition is null for a key that nothing declares.
+type ConfigInfo struct {
+	Definition *ConfigKey   `json:"definition"`
+	Value      *ConfigValue `json:"value"`
+}
+
+// ConfigInfos answers PUT /connector-plugins/x/config/validate.
+type ConfigInfos struct {
+	Name       string       `json:"name"`
+	ErrorCount int          `json:"error_count"`
+	Groups     []string     `json:"groups"`
+	Configs    []ConfigInfo `json:"configs"`
+}
+
+// Expanded is one entry of GET /connectors?expand=….
+type Expanded struct {
+	Status *ConnectorStatus `json:"status,omitempty"`
+	Info   *ConnectorInfo   `json:"info,omitempty"`
+}
+
+// Prefix is where Millrace's own additions live.
+const Prefix = "/millrace/v1"
+
+// Cluster answers GET /millrace/v1/cluster.
+type Cluster struct {
+	ClusterID      string   `json:"cluster_id"`
+	Version        string   `json:"version"`
+	Leader         string   `json:"leader"`
+	Term           uint64   `json:"term"`
+	Brokers        []string `json:"brokers"`
+	EmbeddedBroker bool     `json:"embedded_broker"`
+	Nodes          []Node   `json:"nodes"`
+}
+
+// Node is one process of the cluster.
+type Node struct {
+	ID          string            `json:"id"`
+	Cluster     string            `json:"cluster_addr"`
+	REST        string            `json:"rest_addr"`
+	Coordinator bool              `json:"coordinator"`
+	Worker      bool              `json:"worker"`
+	Leader      bool              `json:"leader"`
+	Alive       bool              `json:"alive"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Version     string            `json:"version"`
+	// Units that are assigned to it: connector or connector-task.
+	Units []string `json:"units"`
+}
+
+// Progress answers GET /millrace/v1/connectors/x/progress.
+type Progress struct {
+	Name  string         `json:"name"`
+	Type  string         `json:"type"`
+	State string         `json:"state"`
+	Tasks []TaskProgress `json:"tasks"`
+}
+
+// TaskProgress is how far a task is. Lags are -1 when not known.
+type TaskProgress struct {
+	ID               int32             `json:"id"`
+	State            string            `json:"state"`
+	Worker           string            `json:"worker"`
+	Epoch            uint64            `json:"epoch"`
+	Error            string            `json:"error,omitempty"`
+	Attempts         int32             `json:"attempts,omitempty"`
+	RetryAtUnixMS    int64             `json:"retry_at_unix_ms,omitempty"`
+	RecordsIn        uint64            `json:"records_in"`
+	RecordsOut       uint64            `json:"records_out"`
+	RecordsDropped   uint64            `json:"records_dropped"`
+	BytesOut         uint64            `json:"bytes_out"`
+	RecordsPerSecond float64           `json:"records_per_second"`
+	LagRecords       int64             `json:"lag_records"`
+	LagMS            int64             `json:"lag_ms"`
+	LastCommitUnixMS int64             `json:"last_commit_unix_ms"`
+	Detail           map[string]string `json:"detail,omitempty"`
+}
