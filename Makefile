@@ -6,6 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := build
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 MODULE  := github.com/millrace/millrace
 CACHE   ?= $(CURDIR)/.cache
 TOOLS   := $(CURDIR)/bin/tools
@@ -24,7 +25,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## bin/millrace, one static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X $(MODULE)/internal/cli.Version=$(VERSION)' -o bin/millrace .
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X $(MODULE)/internal/cli.Version=$(VERSION) -X $(MODULE)/internal/cli.Commit=$(COMMIT)' -o bin/millrace .
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
