@@ -55,22 +55,15 @@ type Server struct {
 	http *http.Server
 }
 
-// Listen opens the port; requests wait until Run.
-func Listen(addr string, o Options) (*Server, error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s for REST (--rest): %w", addr, err)
-	}
+// New makes a server on a port that listens already; requests wait until Run.
+func New(l net.Listener, o Options) *Server {
 	s := &Server{opts: o, l: l}
 	s.http = &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 120 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
 	}
-	return s, nil
+	return s
 }
-
-// Addr is where it listens.
-func (s *Server) Addr() string { return s.l.Addr().String() }
 
 // Run serves until ctx ends; requests on their way get a few seconds to finish.
 func (s *Server) Run(ctx context.Context) error {

@@ -1,0 +1,170 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/millrace/millrace/internal/fault"
+)
+
+// Client calls a node's REST API. Any node will do. Safe for concurrent use.
+type Client struct {
+	// URL of a node: http://host:port.
+	URL  string
+	HTTP *http.Client
+}
+
+// NewClient makes a client for a node.
+func NewClient(base string) *Client {
+	return &Client{URL: strings.TrimRight(base, "/"), HTTP: &http.Client{Timeout: 100 * time.Second}}
+}
+
+// Do calls the API. in, if not nil, is sent as JSON; out, if not nil, gets the answer. Failures carry the server's message and kind.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader = http.NoBody
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, body)
+	if err != nil {
+		return fault.New(fault.Invalid, "bad URL %q: %v", c.URL, err)
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return fault.New(fault.Unavailable, "no node answers at %s: %v. Is it running? Point to another with --url or MILLRACE_URL", c.URL, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return fault.New(fault.Unavailable, "answer of %s: %v", c.URL, err)
+	}
+	if resp.StatusCode >= 300 {
+		var e Error
+		if json.Unmarshal(b, &e) == nil && e.Message != "" {
+			return fault.New(fault.FromStatus(resp.StatusCode), "%s", e.Message)
+		}
+		return fault.New(fault.FromStatus(resp.StatusCode), "%s %s: %s", method, path, resp.Status)
+	}
+	if out == nil || len(b) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return fmt.Errorf("answer of %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+func at(name string, more ...string) string {
+	return "/connectors/" + url.PathEscape(name) + strings.Join(more, "")
+}
+
+// Connectors lists the names.
+func (c *Client) Connectors(ctx context.Context) (out []string, err error) {
+	err = c.Do(ctx, http.MethodGet, "/connectors", nil, &out)
+	return out, err
+}
+
+// Expanded lists connectors with status and info.
+func (c *Client) Expanded(ctx context.Context) (out map[string]Expanded, err error) {
+	err = c.Do(ctx, http.MethodGet, "/connectors?expand=status&expand=info", nil, &out)
+	return out, err
+}
+
+// Create makes a connector.
+func (c *Client) Create(ctx context.Context, name string, config map[string]string) (out *ConnectorInfo, err error) {
+	in := CreateConnector{Name: name, Config: map[string]any{}}
+	for k, v := range config {
+		in.Config[k] = v
+	}
+	err = c.Do(ctx, http.MethodPost, "/connectors", in, &out)
+	return out, err
+}
+
+// Get describes a connector.
+func (c *Client) Get(ctx context.Context, name string) (out *ConnectorInfo, err error) {
+	err = c.Do(ctx, http.MethodGet, at(name), nil, &out)
+	return out, err
+}
+
+// PutConfig creates a connector or replaces its config.
+func (c *Client) PutConfig(ctx context.Context, name string, config map[string]string) (out *ConnectorInfo, err error) {
+	err = c.Do(ctx, http.MethodPut, at(name, "/config"), config, &out)
+	return out, err
+}
+
+// Status returns a connector's state.
+func (c *Client) Status(ctx context.Context, name string) (out *ConnectorStatus, err error) {
+	err = c.Do(ctx, http.MethodGet, at(name, "/status"), nil, &out)
+	return out, err
+}
+
+// Progress returns how far a connector is.
+func (c *Client) Progress(ctx context.Context, name string) (out *Progress, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+at(name, "/progress"), nil, &out)
+	return out, err
+}
+
+// Pause, Resume, Stop and Delete do what they say.
+func (c *Client) Pause(ctx context.Context, name string) error {
+	return c.Do(ctx, http.MethodPut, at(name, "/pause"), nil, nil)
+}
+
+// Resume lets a paused or stopped connector run.
+func (c *Client) Resume(ctx context.Context, name string) error {
+	return c.Do(ctx, http.MethodPut, at(name, "/resume"), nil, nil)
+}
+
+// Stop ends a connector's tasks.
+func (c *Client) Stop(ctx context.Context, name string) error {
+	return c.Do(ctx, http.MethodPut, at(name, "/stop"), nil, nil)
+}
+
+// Delete deletes a connector.
+func (c *Client) Delete(ctx context.Context, name string) error {
+	return c.Do(ctx, http.MethodDelete, at(name), nil, nil)
+}
+
+// Restart restarts a connector, with its tasks, or what of it has failed.
+func (c *Client) Restart(ctx context.Context, name string, includeTasks, onlyFailed bool) error {
+	return c.Do(ctx, http.MethodPost, at(name, fmt.Sprintf("/restart?includeTasks=%v&onlyFailed=%v", includeTasks, onlyFailed)), nil, nil)
+}
+
+// Validate looks at a config.
+func (c *Client) Validate(ctx context.Context, class string, config map[string]string) (out *ConfigInfos, err error) {
+	err = c.Do(ctx, http.MethodPut, "/connector-plugins/"+url.PathEscape(class)+"/config/validate", config, &out)
+	return out, err
+}
+
+// Plugins lists the connector classes.
+func (c *Client) Plugins(ctx context.Context) (out []PluginInfo, err error) {
+	err = c.Do(ctx, http.MethodGet, "/connector-plugins", nil, &out)
+	return out, err
+}
+
+// Cluster describes the cluster.
+func (c *Client) Cluster(ctx context.Context) (out *Cluster, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+"/cluster", nil, &out)
+	return out, err
+}

@@ -1,0 +1,310 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/fault"
+)
+
+func newConnectorCommand(c *client) *cobra.Command {
+	cmd := &cobra.Command{Use: "connector", Short: "Manage connectors", Aliases: []string{"connectors"}}
+	simple := func(use, short string, do func(context.Context, *api.Client, string) error, done string) *cobra.Command {
+		return &cobra.Command{Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+			if err := do(cmd.Context(), c.api(), args[0]); err != nil {
+				return err
+			}
+			return c.show(cmd, map[string]string{"connector": args[0], "result": done}, func(w io.Writer) { fmt.Fprintf(w, "%s %s\n", args[0], done) })
+		}}
+	}
+	cmd.AddCommand(
+		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c),
+		&cobra.Command{Use: "get NAME", Short: "Print a connector's config as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := c.api().Get(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			b, err := json.MarshalIndent(i.Config, "", "  ")
+			fmt.Fprintln(cmd.OutOrStdout(), string(b))
+			return err
+		}},
+		simple("pause", "Pause a connector; its tasks stay where they are", func(ctx context.Context, a *api.Client, n string) error { return a.Pause(ctx, n) }, "pausing"),
+		simple("resume", "Resume a paused or stopped connector", func(ctx context.Context, a *api.Client, n string) error { return a.Resume(ctx, n) }, "resuming"),
+		simple("stop", "Stop a connector; its tasks end", func(ctx context.Context, a *api.Client, n string) error { return a.Stop(ctx, n) }, "stopped"),
+		simple("delete", "Delete a connector; its topics and offsets stay", func(ctx context.Context, a *api.Client, n string) error { return a.Delete(ctx, n) }, "deleted"),
+	)
+	return cmd
+}
+
+// readConfig reads a connector from a file ({"name","config"} or a flat config) and key=value arguments.
+func readConfig(in io.Reader, file string, args []string) (name string, config map[string]string, err error) {
+	config = map[string]string{}
+	if file != "" {
+		b, err := io.ReadAll(in)
+		if file != "-" {
+			b, err = os.ReadFile(file)
+		}
+		if err != nil {
+			return "", nil, fault.New(fault.Invalid, "read %s: %v", file, err)
+		}
+		var raw map[string]any
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber()
+		if err := d.Decode(&raw); err != nil {
+			return "", nil, fault.New(fault.Invalid, "%s is no JSON object: %v", file, err)
+		}
+		if inner, ok := raw["config"].(map[string]any); ok {
+			name, _ = raw["name"].(string)
+			raw = inner
+		}
+		for k, v := range raw {
+			switch v.(type) {
+			case map[string]any, []any, nil:
+				return "", nil, fault.New(fault.Invalid, "%s: the value of %q must be text, a number or a boolean", file, k)
+			}
+			config[k] = fmt.Sprint(v)
+		}
+	}
+	for _, a := range args {
+		k, v, ok := strings.Cut(a, "=")
+		switch {
+		case ok:
+			config[k] = v
+		case name == "" || file != "" && name != "":
+			name = a
+		default:
+			return "", nil, fault.New(fault.Invalid, "argument %q is not key=value", a)
+		}
+	}
+	if name == "" {
+		name = config["name"]
+	}
+	return name, config, nil
+}
+
+func createCommand(c *client) *cobra.Command {
+	var file string
+	var update bool
+	var wait time.Duration
+	cmd := &cobra.Command{
+		Use: "create [NAME] [key=value…]", Short: "Create a connector and wait until its tasks run",
+		Example: "  millrace connector create -f shop.json\n  millrace connector create archive connector.class=file topics=orders file.path=/srv/archive",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, config, err := readConfig(cmd.InOrStdin(), file, args)
+			if err != nil {
+				return err
+			}
+			if name == "" {
+				return fault.New(fault.Invalid, "the connector needs a name: as first argument, or in the file")
+			}
+			if update {
+				_, err = c.api().PutConfig(cmd.Context(), name, config)
+			} else {
+				_, err = c.api().Create(cmd.Context(), name, config)
+			}
+			if err != nil {
+				return err
+			}
+			return c.awaitRunning(cmd, name, wait)
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "JSON file with the connector; - is standard input.")
+	cmd.Flags().BoolVar(&update, "update", false, "Replace the config of a connector that exists.")
+	cmd.Flags().DurationVar(&wait, "wait", 10*time.Second, "How long to wait for its tasks to run; 0: not at all.")
+	return cmd
+}
+
+// awaitRunning waits until all tasks run, and shows why one does not.
+func (c *client) awaitRunning(cmd *cobra.Command, name string, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	var s *api.ConnectorStatus
+	for {
+		var err error
+		if s, err = c.api().Status(cmd.Context(), name); err != nil {
+			return err
+		}
+		up := s.Connector.State == "RUNNING" && len(s.Tasks) > 0
+		for _, t := range s.Tasks {
+			up = up && t.State == "RUNNING"
+			if t.State == "FAILED" {
+				return fault.New(fault.Unavailable, "connector %s was created, but its task %d fails: %s", name, t.ID, firstLine(t.Trace))
+			}
+		}
+		if s.Connector.State == "FAILED" {
+			return fault.New(fault.Unavailable, "connector %s was created, but it fails: %s", name, firstLine(s.Connector.Trace))
+		}
+		if up || s.Connector.State == "PAUSED" || s.Connector.State == "STOPPED" || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return c.showStatus(cmd, s)
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	return line
+}
+
+func listCommand(c *client) *cobra.Command {
+	return &cobra.Command{Use: "list", Short: "List connectors", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		all, err := c.api().Expanded(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return c.show(cmd, all, func(w io.Writer) {
+			fmt.Fprintln(w, "NAME\tTYPE\tCLASS\tSTATE\tTASKS")
+			for _, name := range slices.Sorted(maps.Keys(all)) {
+				e := all[name]
+				if e.Status == nil || e.Info == nil {
+					continue
+				}
+				running := 0
+				for _, t := range e.Status.Tasks {
+					if t.State == "RUNNING" {
+						running++
+					}
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d/%d running\n", name, e.Info.Type, e.Info.Config["connector.class"], e.Status.Connector.State, running, len(e.Status.Tasks))
+			}
+		})
+	}}
+}
+
+func statusCommand(c *client) *cobra.Command {
+	return &cobra.Command{Use: "status NAME", Short: "Show a connector's state, progress and errors", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		s, err := c.api().Status(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		if c.json {
+			return c.showStatus(cmd, s)
+		}
+		p, err := c.api().Progress(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return c.show(cmd, p, func(w io.Writer) {
+			fmt.Fprintf(w, "%s\t%s\t%s on %s\n", p.Name, p.Type, s.Connector.State, orDash(s.Connector.WorkerID))
+			if s.Connector.Trace != "" {
+				fmt.Fprintf(w, "  %s\n", firstLine(s.Connector.Trace))
+			}
+			fmt.Fprintln(w, "TASK\tSTATE\tWORKER\tRECORDS\tRATE/S\tLAG\tDETAIL")
+			for _, t := range p.Tasks {
+				fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.0f\t%s\t%s\n", t.ID, t.State, orDash(t.Worker), t.RecordsOut, t.RecordsPerSecond, lag(t.LagRecords), details(t.Detail))
+			}
+			for _, t := range p.Tasks {
+				if t.Error != "" {
+					fmt.Fprintf(w, "task %d: %s\n", t.ID, t.Error)
+					if t.RetryAtUnixMS > 0 {
+						fmt.Fprintf(w, "  tries again in %v (attempt %d)\n", max(0, time.Until(time.UnixMilli(t.RetryAtUnixMS))).Round(100*time.Millisecond), t.Attempts+1)
+					} else {
+						fmt.Fprintf(w, "  does not try again by itself: mend the cause, then millrace connector restart %s\n", p.Name)
+					}
+				}
+			}
+		})
+	}}
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func lag(n int64) string {
+	if n < 0 {
+		return "-"
+	}
+	return fmt.Sprint(n)
+}
+
+func details(d map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(d)) {
+		parts = append(parts, k+"="+d[k])
+	}
+	return strings.Join(parts, " ")
+}
+
+func (c *client) showStatus(cmd *cobra.Command, s *api.ConnectorStatus) error {
+	return c.show(cmd, s, func(w io.Writer) {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", s.Name, s.Type, s.Connector.State)
+		for _, t := range s.Tasks {
+			fmt.Fprintf(w, "  task %d\t%s\t%s\t%s\n", t.ID, t.State, t.WorkerID, firstLine(t.Trace))
+		}
+	})
+}
+
+func validateCommand(c *client) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{Use: "validate [NAME] [key=value…]", Short: "Look at a config without creating anything", RunE: func(cmd *cobra.Command, args []string) error {
+		name, config, err := readConfig(cmd.InOrStdin(), file, args)
+		if err != nil {
+			return err
+		}
+		if name != "" {
+			config["name"] = name
+		}
+		infos, err := c.api().Validate(cmd.Context(), config["connector.class"], config)
+		if err != nil {
+			return err
+		}
+		err = c.show(cmd, infos, func(w io.Writer) {
+			for _, i := range infos.Configs {
+				for _, e := range i.Value.Errors {
+					fmt.Fprintf(w, "%s\t%s\n", i.Value.Name, e)
+				}
+			}
+			if infos.ErrorCount == 0 {
+				fmt.Fprintln(w, "the config is good")
+			}
+		})
+		if err == nil && infos.ErrorCount > 0 {
+			return fault.New(fault.Invalid, "%d problem(s)", infos.ErrorCount)
+		}
+		return err
+	}}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "JSON file with the connector; - is standard input.")
+	return cmd
+}
+
+func pluginsCommand(c *client) *cobra.Command {
+	return &cobra.Command{Use: "plugins", Short: "List connector classes", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		list, err := c.api().Plugins(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return c.show(cmd, list, func(w io.Writer) {
+			fmt.Fprintln(w, "CLASS\tTYPE\tVERSION")
+			for _, p := range list {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", p.Class, p.Type, p.Version)
+			}
+		})
+	}}
+}
+
+func restartCommand(c *client) *cobra.Command {
+	var failed bool
+	cmd := &cobra.Command{Use: "restart NAME", Short: "Restart a connector and its tasks", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		if err := c.api().Restart(cmd.Context(), args[0], true, failed); err != nil {
+			return err
+		}
+		return c.show(cmd, map[string]string{"connector": args[0], "result": "restarting"}, func(w io.Writer) { fmt.Fprintf(w, "%s restarting\n", args[0]) })
+	}}
+	cmd.Flags().BoolVar(&failed, "only-failed", false, "Restart only what has failed.")
+	return cmd
+}

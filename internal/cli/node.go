@@ -1,0 +1,353 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	_ "github.com/millrace/millrace/connectors/all" // the connectors built in
+	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/coordinator"
+	"github.com/millrace/millrace/coordinator/herder"
+	"github.com/millrace/millrace/coordinator/rest"
+	"github.com/millrace/millrace/coordinator/session"
+	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/kafka/embedded"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
+	"github.com/millrace/millrace/worker"
+)
+
+func newNodeCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Run a node",
+		Long: "Run a node until it is stopped. Without any flag it is a whole system: coordinator, worker and an embedded broker.\n" +
+			"Each setting is also a key of the config file and an environment variable (MILLRACE_REST for --rest).",
+		Args: cobra.NoArgs,
+	}
+	spec := config.Node()
+	for _, k := range spec.Keys() {
+		usage := k.Doc
+		if len(k.OneOf) > 0 {
+			usage += " One of: " + strings.Join(k.OneOf, ", ") + "."
+		}
+		cmd.Flags().String(k.Name, k.Default, usage)
+	}
+	cmd.Flags().StringVar(&file, "config", os.Getenv("MILLRACE_CONFIG"), "YAML file with settings, named as the flags are.")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := map[string]string{}
+		for _, k := range spec.Keys() {
+			if f := cmd.Flags().Lookup(k.Name); f.Changed {
+				given[k.Name] = f.Value.String()
+			}
+		}
+		v, err := config.LoadNode(given, os.Environ(), file)
+		if err != nil {
+			return fault.New(fault.Invalid, "the node's settings are wrong:\n  %s", strings.ReplaceAll(err.Error(), "\n", "\n  "))
+		}
+		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		go func() {
+			<-ctx.Done()
+			stop() // a second signal ends the process at once
+		}()
+		return runNode(ctx, v)
+	}
+	return cmd
+}
+
+// node is a running node.
+type node struct {
+	v     configdef.Values
+	id    string
+	log   *slog.Logger
+	kafka kafka.Config
+
+	listener net.Listener
+	coord    *coordinator.Coordinator
+	worker   atomic.Pointer[worker.Worker]
+	// kafkaID is the brokers' own id, once known.
+	kafkaID atomic.Pointer[string]
+}
+
+func runNode(ctx context.Context, v configdef.Values) error {
+	n := &node{v: v}
+	if err := os.MkdirAll(v.String(config.NodeData), 0o755); err != nil {
+		return fault.New(fault.Invalid, "data directory (--data): %v", err)
+	}
+	var err error
+	if n.id, err = nodeID(v); err != nil {
+		return err
+	}
+	n.log = logger(v).With("node", n.id)
+	isCoordinator := slices.Contains(v.List(config.NodeRoles), "coordinator")
+	isWorker := slices.Contains(v.List(config.NodeRoles), "worker")
+
+	// REST listens first, so that who starts a node is not refused while the rest comes up.
+	n.listener, err = net.Listen("tcp", v.String(config.NodeREST))
+	if err != nil {
+		return taken(fmt.Errorf("listen on %s for REST (--rest): %w", v.String(config.NodeREST), err))
+	}
+	broker, err := n.broker(isCoordinator)
+	if err != nil {
+		return errors.Join(taken(err), n.listener.Close())
+	}
+	if broker != nil {
+		defer broker.Close()
+	}
+	var h *herder.Herder
+	if isCoordinator {
+		if err := n.newCoordinator(isWorker, broker != nil); err != nil {
+			return errors.Join(err, n.listener.Close())
+		}
+		h = herder.New(n.coord)
+	}
+	server := rest.New(n.listener, rest.Options{
+		Version: Version, Commit: Commit, Herder: h, Leader: n.leader, KafkaClusterID: n.clusterID, Logger: n.log.With("component", "rest"),
+	})
+	n.log.Info("node starts", "version", Version, "rest", n.listener.Addr().String(), "roles", v.List(config.NodeRoles), "brokers", n.kafka.Brokers)
+
+	// The order of the end is the reverse: workers stop and say so, then the coordinator hands over, REST last.
+	restCtx, stopREST := context.WithCancel(context.WithoutCancel(ctx))
+	coordCtx, stopCoord := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopREST()
+	defer stopCoord()
+	g, failed := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.Run(restCtx) })
+	if isCoordinator {
+		g.Go(func() error { return n.coord.Run(coordCtx) })
+	}
+	g.Go(func() error {
+		defer stopREST()
+		defer stopCoord()
+		if !isWorker {
+			<-failed.Done()
+			return nil
+		}
+		return n.runWorker(failed, isCoordinator)
+	})
+	g.Go(func() error { n.learnKafkaID(failed); return nil })
+	err = g.Wait()
+	n.log.Info("node ended")
+	return taken(err)
+}
+
+// taken adds the way out to a port that is in use.
+func taken(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fault.New(fault.Conflict, "%v: another process has this port; stop it, or give this node another address", err)
+	}
+	return err
+}
+
+func (n *node) newCoordinator(isWorker, embeddedBroker bool) error {
+	labels := labelsOf(n.v)
+	var err error
+	n.coord, err = coordinator.New(coordinator.Options{
+		NodeID: n.id, DataDir: n.v.String(config.NodeData), ListenAddr: n.v.String(config.NodeCluster), AdvertiseAddr: n.v.String(config.NodeClusterAdvert),
+		RESTAddr: n.restAddr(), Labels: labels, Worker: isWorker, Version: Version, Join: n.v.List(config.NodeJoin), Brokers: n.kafka.Brokers,
+		EmbeddedBroker:  embeddedBroker,
+		Timing:          session.Timing{Lease: n.v.Duration(config.NodeLease), Margin: 250 * time.Millisecond, Heartbeat: n.v.Duration(config.NodeHeartbeat)},
+		ElectionTimeout: n.v.Duration(config.NodeElection), Logger: n.log.With("component", "coordinator"),
+	})
+	return err
+}
+
+// broker starts the embedded broker where this node is to have it.
+func (n *node) broker(isCoordinator bool) (*embedded.Broker, error) {
+	n.kafka = kafka.Config{
+		Brokers: n.v.List(config.NodeBrokers), User: n.v.String(config.NodeKafkaUser), Password: n.v.String(config.NodeKafkaPassword),
+		Logger: n.log.With("component", "kafka"),
+	}
+	if n.v.Bool(config.NodeKafkaTLS) {
+		n.kafka.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if len(n.kafka.Brokers) > 0 || !isCoordinator || len(n.v.List(config.NodeJoin)) > 0 {
+		return nil, nil
+	}
+	dir := filepath.Join(n.v.String(config.NodeData), "kafka")
+	addr := n.v.String(config.NodeEmbedded)
+	// A port that was picked once stays, so that the addresses which clients know survive a restart.
+	portFile := filepath.Join(n.v.String(config.NodeData), "kafka-address")
+	if _, port, err := net.SplitHostPort(addr); err == nil && port == "0" {
+		if b, err := os.ReadFile(portFile); err == nil {
+			addr = strings.TrimSpace(string(b))
+		}
+	}
+	b, err := embedded.Start(embedded.Options{Addr: addr, DataDir: dir, Logger: n.log.With("component", "broker")})
+	if err != nil {
+		return nil, err
+	}
+	n.kafka.Brokers = []string{b.Addr()}
+	if err := os.WriteFile(portFile, []byte(b.Addr()), 0o644); err != nil {
+		b.Close()
+		return nil, fmt.Errorf("remember the embedded broker's address: %w", err)
+	}
+	return b, nil
+}
+
+func (n *node) runWorker(ctx context.Context, isCoordinator bool) error {
+	join := n.v.List(config.NodeJoin)
+	me := &clusterv1.NodeInfo{Id: n.id, RestAddr: n.restAddr(), Labels: labelsOf(n.v), Worker: true, Coordinator: isCoordinator, Version: Version}
+	if isCoordinator {
+		select {
+		case <-n.coord.Ready():
+		case <-ctx.Done():
+			return nil
+		}
+		me.ClusterAddr = n.coord.Addr()
+		join = append([]string{n.coord.Addr()}, join...)
+	}
+	kc := n.kafka
+	if len(n.v.List(config.NodeBrokers)) == 0 {
+		kc.Brokers = nil // the cluster's, which may move
+	}
+	w, err := worker.New(worker.Options{
+		Node: me, BootID: randomID(), Coordinators: join, Kafka: kc, OffsetsTopic: n.v.String(config.NodeOffsetsTopic),
+		Grace: n.v.Duration(config.NodeGrace), Logger: n.log.With("component", "worker"),
+	})
+	if err != nil {
+		return err
+	}
+	n.worker.Store(w)
+	return w.Run(ctx)
+}
+
+// leader tells REST where the leader is.
+func (n *node) leader(ctx context.Context) (string, bool) {
+	if c := n.coord; c != nil {
+		l, ok := c.Leader()
+		if !ok {
+			return "", false
+		}
+		return l.RESTAddr, l.Self
+	}
+	w := n.worker.Load()
+	if w == nil {
+		return "", false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	addr, err := w.Leader(ctx)
+	if err != nil {
+		return "", false
+	}
+	return addr, false
+}
+
+// restAddr is REST's address as other nodes reach it.
+func (n *node) restAddr() string {
+	if a := n.v.String(config.NodeRESTAdvertise); a != "" {
+		return a
+	}
+	host, port, err := net.SplitHostPort(n.listener.Addr().String())
+	if err != nil {
+		return n.listener.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func (n *node) clusterID() string {
+	if p := n.kafkaID.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// learnKafkaID asks the brokers for their cluster's id, for GET /.
+func (n *node) learnKafkaID(ctx context.Context) {
+	kc := n.kafka
+	for ctx.Err() == nil {
+		if len(kc.Brokers) > 0 {
+			try, cancel := context.WithTimeout(ctx, 5*time.Second)
+			a, err := kafka.NewAdmin(try, kc)
+			if err == nil {
+				id, idErr := a.ClusterID(try)
+				_ = a.Close()
+				if err = idErr; err == nil {
+					n.kafkaID.Store(&id)
+				}
+			}
+			cancel()
+			if err == nil {
+				return
+			}
+		} else if c := n.coord; c != nil {
+			select {
+			case <-c.Ready():
+				kc.Brokers = c.Info().GetBrokers()
+			default:
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func labelsOf(v configdef.Values) map[string]string {
+	out := map[string]string{}
+	for _, item := range v.List(config.NodeLabels) {
+		if k, val, ok := strings.Cut(item, "="); ok {
+			out[k] = val
+		}
+	}
+	return out
+}
+
+// nodeID is the given id, or one that was made once.
+func nodeID(v configdef.Values) (string, error) {
+	if id := v.String(config.NodeID); id != "" {
+		return id, nil
+	}
+	path := filepath.Join(v.String(config.NodeData), "node-id")
+	if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+		return strings.TrimSpace(string(b)), nil
+	}
+	id := "node-" + randomID()[:8]
+	if err := os.WriteFile(path, []byte(id+"\n"), 0o644); err != nil {
+		return "", fault.New(fault.Invalid, "data directory (--data): %v", err)
+	}
+	return id, nil
+}
+
+func randomID() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+func logger(v configdef.Values) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(v.String(config.NodeLogLevel))) // checked by the spec
+	o := &slog.HandlerOptions{Level: level}
+	if v.String(config.NodeLogFormat) == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}

@@ -1,0 +1,102 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/fault"
+)
+
+// Version and Commit are set by the build.
+var (
+	Version = "dev"
+	Commit  = "unknown"
+)
+
+// Main runs the command line and returns the exit code.
+func Main(args []string, in io.Reader, out, errOut io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		if !errors.Is(err, context.Canceled) {
+			fmt.Fprintf(errOut, "millrace: %v\n", err)
+		}
+		var e *fault.Error
+		if !errors.As(err, &e) {
+			return 1
+		}
+		return fault.Exit(err)
+	}
+	return 0
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "millrace",
+		Short: "Change data capture, Kafka Connect's API and functions between topics, in one binary",
+		Long: "Millrace moves changes from databases through Kafka topics and functions of yours into other systems, exactly once.\n\n" +
+			"  millrace node                        run a node; with no flag at all a whole system\n" +
+			"  millrace connector create -f x.json  create a connector\n" +
+			"  millrace cluster status              look at the cluster",
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.New(fault.Invalid, "%v; see %s --help", err, cmd.CommandPath())
+	})
+	c := &client{}
+	root.PersistentFlags().StringVar(&c.url, "url", envOr("MILLRACE_URL", "http://127.0.0.1:8083"), "A node's REST address (MILLRACE_URL).")
+	root.PersistentFlags().BoolVar(&c.json, "json", false, "Print JSON instead of tables.")
+	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newTopicCommand(c), &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(cmd.OutOrStdout(), "millrace %s (%s)\n", Version, Commit)
+		},
+	})
+	return root
+}
+
+func envOr(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}
+
+// client is what the commands share.
+type client struct {
+	url  string
+	json bool
+}
+
+func (c *client) api() *api.Client {
+	u := c.url
+	if !strings.Contains(u, "://") {
+		u = "http://" + u
+	}
+	return api.NewClient(u)
+}
+
+// show prints v as JSON, or the table.
+func (c *client) show(cmd *cobra.Command, v any, table func(w io.Writer)) error {
+	if c.json {
+		e := json.NewEncoder(cmd.OutOrStdout())
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+	table(w)
+	return w.Flush()
+}

@@ -1,0 +1,173 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/millrace/millrace/connectors/configdef"
+)
+
+// The node's settings. Each is a flag (--rest), an environment variable (MILLRACE_REST) and a key of the config file (rest).
+const (
+	NodeID            = "id"
+	NodeData          = "data"
+	NodeREST          = "rest"
+	NodeRESTAdvertise = "rest-advertise"
+	NodeCluster       = "cluster"
+	NodeClusterAdvert = "cluster-advertise"
+	NodeJoin          = "join"
+	NodeRoles         = "roles"
+	NodeBrokers       = "brokers"
+	NodeEmbedded      = "embedded-kafka"
+	NodeKafkaUser     = "kafka-user"
+	NodeKafkaPassword = "kafka-password"
+	NodeKafkaTLS      = "kafka-tls"
+	NodeLabels        = "labels"
+	NodeOffsetsTopic  = "offsets-topic"
+	NodeLogLevel      = "log-level"
+	NodeLogFormat     = "log-format"
+	NodeLease         = "lease-ms"
+	NodeHeartbeat     = "heartbeat-ms"
+	NodeElection      = "election-timeout-ms"
+	NodeGrace         = "shutdown-timeout-ms"
+)
+
+// Node declares the settings of a node.
+func Node() *configdef.Spec {
+	s := func(name, def, group, doc, example string) configdef.Key {
+		return configdef.Key{Name: name, Type: configdef.String, Default: def, Group: group, Doc: doc, Example: example}
+	}
+	keys := []configdef.Key{
+		s(NodeID, "", "Node", "Name of the node, unique in the cluster and the same after a restart. Empty: made once and kept in the data directory.", "node1"),
+		s(NodeData, "millrace-data", "Node", "Directory for everything that the node keeps: the Raft log, and the embedded broker's topics.", "/var/lib/millrace"),
+		{Name: NodeRoles, Type: configdef.List, Default: "coordinator,worker", OneOf: []string{"coordinator", "worker"}, Group: "Node", Doc: "What the node does: coordinator (holds the cluster's state; 1, 3 or 5 of them), worker (runs tasks), or both.", Example: "worker"},
+		s(NodeREST, "127.0.0.1:8083", "Addresses", "Address for REST. Use :8083 to listen on all interfaces; there is no login yet, so mind who can reach it.", ":8083"),
+		s(NodeRESTAdvertise, "", "Addresses", "Address of REST as other nodes reach it. Empty: the one that is listened on.", "node1:8083"),
+		s(NodeCluster, "127.0.0.1:8084", "Addresses", "Address for the other nodes (Raft and worker sessions).", ":8084"),
+		s(NodeClusterAdvert, "", "Addresses", "That address as the other nodes reach it. Empty: the one that is listened on.", "node1:8084"),
+		{Name: NodeJoin, Type: configdef.List, Default: "", Group: "Addresses", Check: hostPorts, Doc: "Cluster addresses of nodes of the cluster to join. Empty: a new node makes a cluster of its own.", Example: "node1:8084,node2:8084"},
+		{Name: NodeBrokers, Type: configdef.List, Default: "", Group: "Kafka", Check: hostPorts, Doc: "Kafka brokers. Empty: a node that makes a cluster starts the embedded broker; one that joins uses the cluster's.", Example: "kafka1:9092,kafka2:9092"},
+		s(NodeEmbedded, "127.0.0.1:9092", "Kafka", "Address of the embedded broker, when no brokers are given. It keeps its topics under the data directory. For trying and for small jobs, not for production.", "127.0.0.1:9092"),
+		s(NodeKafkaUser, "", "Kafka", "User for SASL PLAIN at the brokers. Empty: no login.", ""),
+		{Name: NodeKafkaPassword, Type: configdef.Password, Default: "", Group: "Kafka", Doc: "Password for SASL PLAIN at the brokers; better given by environment than by flag."},
+		{Name: NodeKafkaTLS, Type: configdef.Boolean, Default: "false", Group: "Kafka", Doc: "Whether connections to the brokers are encrypted, with the system's certificate authorities."},
+		s(NodeOffsetsTopic, "millrace-offsets", "Kafka", "Topic for source offsets, in Kafka Connect's format.", "connect-offsets"),
+		{Name: NodeLabels, Type: configdef.List, Default: "", Check: labels, Group: "Node", Doc: "Labels of the node as name=value; connectors ask for them with placement.labels.", Example: "zone=a,disk=ssd"},
+		{Name: NodeLogLevel, Type: configdef.String, Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, Group: "Log", Doc: "Least important log line that is written."},
+		{Name: NodeLogFormat, Type: configdef.String, Default: "text", OneOf: []string{"text", "json"}, Group: "Log", Doc: "Form of the log, which goes to standard error."},
+		{Name: NodeLease, Type: configdef.Int, Default: "2000", HasMin: true, Min: 500, Group: "Timing", Doc: "How long a worker may act without hearing from the leader, in milliseconds. A dead worker's tasks move after this and a quarter second. The same on all coordinators."},
+		{Name: NodeHeartbeat, Type: configdef.Int, Default: "300", HasMin: true, Min: 50, Group: "Timing", Doc: "Interval of workers' heartbeats, in milliseconds; well below a third of the lease."},
+		{Name: NodeElection, Type: configdef.Int, Default: "600", HasMin: true, Min: 300, Group: "Timing", Doc: "How long coordinators wait for a silent leader before they elect another, in milliseconds; well below the lease, so that no task notices."},
+		{Name: NodeGrace, Type: configdef.Int, Default: "5000", HasMin: true, Min: 100, Group: "Timing", Doc: "How long a task may take to stop, in milliseconds, before it is cut off."},
+	}
+	for i := range keys {
+		keys[i].Env = "MILLRACE_" + strings.ToUpper(strings.ReplaceAll(keys[i].Name, "-", "_"))
+	}
+	return configdef.New(keys...).Cross(nodeChecks)
+}
+
+func hostPorts(v string) error {
+	for item := range strings.SplitSeq(v, ",") {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(item); err != nil {
+			return fmt.Errorf("%q is not host:port", item)
+		}
+	}
+	return nil
+}
+
+func nodeChecks(v configdef.Values) []configdef.Problem {
+	var out []configdef.Problem
+	roles := v.List(NodeRoles)
+	if len(roles) == 0 {
+		out = append(out, configdef.Problem{Key: NodeRoles, Message: "Invalid value for configuration roles: coordinator, worker or both"})
+	}
+	if !slices.Contains(roles, "coordinator") && len(v.List(NodeJoin)) == 0 {
+		out = append(out, configdef.Problem{Key: NodeJoin, Message: "A node that is only a worker needs the cluster address of a coordinator: set join (--join, MILLRACE_JOIN)"})
+	}
+	if v.OK(NodeLease) && v.OK(NodeHeartbeat) && v.Int(NodeHeartbeat)*3 > v.Int(NodeLease) {
+		out = append(out, configdef.Problem{Key: NodeHeartbeat, Message: fmt.Sprintf("Invalid value %d for configuration heartbeat-ms: it must be at most a third of lease-ms (%d)", v.Int(NodeHeartbeat), v.Int(NodeLease))})
+	}
+	if v.OK(NodeLease) && v.OK(NodeElection) && v.Int(NodeElection)*2 > v.Int(NodeLease) {
+		out = append(out, configdef.Problem{Key: NodeElection, Message: fmt.Sprintf("Invalid value %d for configuration election-timeout-ms: it must be at most half of lease-ms (%d), or an election stops the tasks", v.Int(NodeElection), v.Int(NodeLease))})
+	}
+	return out
+}
+
+// LoadNode puts a node's settings together: flags over environment over file over defaults. All problems come back at once.
+func LoadNode(flags map[string]string, env []string, file string) (configdef.Values, error) {
+	spec := Node()
+	given := map[string]string{}
+	var problems []configdef.Problem
+	if file != "" {
+		fromFile, err := readFile(file)
+		if err != nil {
+			return configdef.Values{}, err
+		}
+		for _, p := range spec.Unknown(fromFile) {
+			p.Message = file + ": " + p.Message
+			problems = append(problems, p)
+		}
+		maps.Copy(given, fromFile)
+	}
+	byEnv := map[string]string{}
+	for _, k := range spec.Keys() {
+		byEnv[k.Env] = k.Name
+	}
+	for _, e := range env {
+		name, value, _ := strings.Cut(e, "=")
+		if key, ok := byEnv[name]; ok {
+			given[key] = value
+		}
+	}
+	maps.Copy(given, flags)
+	v, bad := spec.Parse(given)
+	return v, configdef.AsError(append(problems, bad...))
+}
+
+// readFile reads a YAML file of settings; lists may be YAML lists.
+func readFile(path string) (map[string]string, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("config file %s does not exist", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("config file: %w", err)
+	}
+	var raw map[string]any
+	if err := yaml.Unmarshal(b, &raw); err != nil {
+		return nil, fmt.Errorf("config file %s: %w", path, err)
+	}
+	out := map[string]string{}
+	for k, v := range raw {
+		switch x := v.(type) {
+		case []any:
+			parts := make([]string, len(x))
+			for i := range x {
+				parts[i] = fmt.Sprint(x[i])
+			}
+			out[k] = strings.Join(parts, ",")
+		case map[string]any:
+			var parts []string
+			for _, name := range slices.Sorted(maps.Keys(x)) {
+				parts = append(parts, fmt.Sprintf("%s=%v", name, x[name]))
+			}
+			out[k] = strings.Join(parts, ",")
+		case nil:
+			out[k] = ""
+		default:
+			out[k] = fmt.Sprint(x)
+		}
+	}
+	return out, nil
+}
