@@ -1,2 +1,6 @@
 // Package all is the set of connectors built into the binary: importing it registers them.
 package all
+
+import (
+	_ "github.com/millrace/millrace/connectors/transform" // functions between topics
+)
