@@ -55,6 +55,26 @@ func within[T any](ctx context.Context, call func() (T, error)) (T, error) {
 	}
 }
 
+// settling is how long a read puts up with partitions that have no leader yet: right after a topic was made, a broker that the
+// metadata names as leader may not know it for some 100 ms, and an election takes seconds. What lasts longer is the caller's to see.
+const settling = 10 * time.Second
+
+// settled repeats a call that only reads for as long as it fails for a passing reason.
+func settled[T any](ctx context.Context, call func() (T, error)) (T, error) {
+	deadline := time.Now().Add(settling)
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		v, err := within(ctx, call)
+		if err == nil || !errors.Is(err, ErrUnavailable) || time.Now().Add(wait).After(deadline) {
+			return v, err
+		}
+		select {
+		case <-ctx.Done():
+			return v, err
+		case <-time.After(wait):
+		}
+	}
+}
+
 // TopicConfig is what a topic is made with. Zero partitions or replication: the broker's default.
 type TopicConfig struct {
 	Partitions  int32
@@ -149,7 +169,7 @@ const (
 // ListOffsets returns, for each partition of a topic, its first offset (Earliest) or the one that the next record will have
 // (Latest; open transactions included).
 func (a *Admin) ListOffsets(ctx context.Context, topic string, at int64) (map[TopicPartition]int64, error) {
-	return within(ctx, func() (map[TopicPartition]int64, error) {
+	return settled(ctx, func() (map[TopicPartition]int64, error) {
 		list, err := a.client.Partitions(topic)
 		if err != nil {
 			return nil, err

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 )
 
 // OffsetsTopic is the default name of the compacted topic with the source offsets.
@@ -114,11 +116,16 @@ func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int
 	}
 	defer k.Close()
 	k.Assign(from)
+	deadline := time.Now().Add(settling)
 	for {
 		msgs, err := k.Poll(ctx)
+		if errors.Is(err, ErrUnavailable) && time.Now().Before(deadline) {
+			continue // the consumer waits between its own tries
+		}
 		if err != nil {
 			return fmt.Errorf("read topic %s: %w", topic, err)
 		}
+		deadline = time.Now().Add(settling)
 		for _, m := range msgs {
 			if m.Offset < end[TopicPartition{topic, m.Partition}] {
 				if err := each(m); err != nil {
