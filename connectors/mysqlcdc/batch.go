@@ -1,0 +1,96 @@
+package mysqlcdc
+
+import (
+	"sync"
+
+	"github.com/millrace/millrace/connectors/record"
+)
+
+// slab hands out slices of T cut from big chunks, so that a row costs no allocation.
+type slab[T any] struct {
+	cur  []T
+	size int
+}
+
+// take returns n zero elements that stay where they are until reset.
+func (s *slab[T]) take(n int) []T {
+	if cap(s.cur)-len(s.cur) < n {
+		s.cur = make([]T, 0, max(n, s.size))
+	}
+	l := len(s.cur)
+	s.cur = s.cur[:l+n]
+	return s.cur[l : l+n : l+n]
+}
+
+// one returns one zero element.
+func (s *slab[T]) one() *T { return &s.take(1)[0] }
+
+func (s *slab[T]) reset() {
+	clear(s.cur)
+	s.cur = s.cur[:0]
+}
+
+// rowBatch is the memory of one connectors.Batch: records and all that they point to. One goroutine fills it, then it
+// is handed on whole; release gives it back to the pool.
+type rowBatch struct {
+	records []record.Record
+	events  slab[record.ChangeEvent]
+	keys    slab[record.KeyRow]
+	datums  slab[record.Datum]
+	bytes   slab[byte]
+	// scratch is for values whose length is not known before they are made.
+	scratch []byte
+	// size is about how many bytes the batch keeps alive.
+	size int
+}
+
+var batchPool = sync.Pool{New: func() any {
+	return &rowBatch{
+		events: slab[record.ChangeEvent]{size: 512},
+		keys:   slab[record.KeyRow]{size: 512},
+		datums: slab[record.Datum]{size: 8192},
+		bytes:  slab[byte]{size: 64 << 10},
+	}
+}}
+
+func newBatch() *rowBatch { return batchPool.Get().(*rowBatch) }
+
+func (b *rowBatch) release() {
+	clear(b.records)
+	b.records = b.records[:0]
+	b.events.reset()
+	b.keys.reset()
+	b.datums.reset()
+	b.bytes.cur = b.bytes.cur[:0]
+	b.size = 0
+	batchPool.Put(b)
+}
+
+// copyBytes copies p into the batch.
+func (b *rowBatch) copyBytes(p []byte) []byte {
+	out := b.bytes.take(len(p))
+	copy(out, p)
+	return out
+}
+
+// add appends one change as a record, with the primary key as its key.
+func (b *rowBatch) add(topic string, t *record.Table, op record.Op, before, after record.Row, src *record.Source) {
+	ev := b.events.one()
+	ev.Table, ev.Op, ev.Before, ev.After, ev.Source = t, op, before, after, *src
+	row := after
+	if row == nil {
+		row = before
+	}
+	b.records = append(b.records, record.Record{
+		Topic: topic, Partition: record.AnyPartition, Key: b.key(t, row), Value: ev, TimestampMS: src.TimeMS,
+	})
+}
+
+func (b *rowBatch) key(t *record.Table, row record.Row) any {
+	if !t.HasKey() || row == nil {
+		return nil
+	}
+	k := b.keys.one()
+	k.Table, k.Row = t, row
+	return k
+}

@@ -1,0 +1,277 @@
+package mysqlcdc
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-mysql-org/go-mysql/client"
+	"github.com/go-mysql-org/go-mysql/mysql"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/record"
+)
+
+// conn is one connection for queries. A context given to a call ends the connection when it ends.
+type conn struct{ c *client.Conn }
+
+const sessionSetup = "SET SESSION time_zone='+00:00', sql_mode='', lock_wait_timeout=10, net_write_timeout=3600, net_read_timeout=600, wait_timeout=86400"
+
+// dial opens a connection whose session shows values as the binlog has them.
+func (s *settings) dial(ctx context.Context) (*conn, error) {
+	tlsConfig, err := s.tls()
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.connect(ctx, tlsConfig)
+	if err != nil && s.sslMode == "preferred" && strings.Contains(err.Error(), "does not support TLS") {
+		s.plain.Store(true)
+		c, err = s.connect(ctx, nil)
+	}
+	if err != nil {
+		return nil, s.explain("connect to "+s.addr(), err)
+	}
+	out := &conn{c}
+	if err := out.exec(ctx, sessionSetup); err != nil {
+		out.close()
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *settings) addr() string { return net.JoinHostPort(s.host, strconv.Itoa(s.port)) }
+
+func (s *settings) connect(ctx context.Context, tlsConfig *tls.Config) (*client.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.connectTimeout)
+	defer cancel()
+	return client.ConnectWithDialer(ctx, "tcp", s.addr(), s.user, s.password, "", s.dialer(ctx), func(c *client.Conn) error {
+		c.SetTLSConfig(tlsConfig)
+		return nil
+	})
+}
+
+// dialer bounds the handshake too: it closes the socket when ctx ends before the deadline is lifted.
+func (s *settings) dialer(context.Context) client.Dialer {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		d := net.Dialer{Timeout: s.connectTimeout, KeepAlive: 15 * time.Second}
+		c, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		if at, ok := ctx.Deadline(); ok {
+			_ = c.SetDeadline(at)
+		}
+		return c, nil
+	}
+}
+
+func (s *settings) tls() (*tls.Config, error) {
+	if s.sslMode == "disabled" || s.plain.Load() {
+		return nil, nil
+	}
+	cfg := &tls.Config{ServerName: s.host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12} //nolint:gosec // preferred and required encrypt without verifying, as their names say
+	if s.sslCA != "" {
+		pem, err := os.ReadFile(s.sslCA)
+		if err != nil {
+			return nil, fmt.Errorf("read database.ssl.ca: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("database.ssl.ca holds no PEM certificate")
+		}
+	}
+	switch s.sslMode {
+	case "verify_identity":
+		cfg.InsecureSkipVerify = false
+	case "verify_ca":
+		cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+			opts := x509.VerifyOptions{Roots: cfg.RootCAs, Intermediates: x509.NewCertPool()}
+			for _, c := range cs.PeerCertificates[1:] {
+				opts.Intermediates.AddCert(c)
+			}
+			_, err := cs.PeerCertificates[0].Verify(opts)
+			return err
+		}
+	}
+	return cfg, nil
+}
+
+// explain wraps an error of the server's or the network's: the way out where there is one, and Retriable where it may
+// pass by itself.
+func (s *settings) explain(doing string, err error) error {
+	var my *mysql.MyError
+	if !errors.As(err, &my) {
+		return connectors.Retriable(fmt.Errorf("%s: %w", doing, err))
+	}
+	switch my.Code {
+	case 1045:
+		return fmt.Errorf("%s: the server refuses user %q or its password (database.user, database.password): %w", doing, s.user, err)
+	case 1227, 1142, 1044:
+		return fmt.Errorf("%s: user %q lacks a privilege: %w; run %s", doing, s.user, err, s.grant())
+	case 1236:
+		switch text := my.Message; {
+		case strings.Contains(text, "server_uuid") || strings.Contains(text, "server_id") || strings.Contains(text, "same server"):
+			return fmt.Errorf("%s: another replica uses server id %d; set database.server.id to a number that nothing else uses: %w", doing, s.serverID, err)
+		default:
+			return &purgedError{fmt.Errorf("%s: the server no longer has the binlog that this connector has to go on from: %w; "+
+				"keep binlogs longer (binlog_expire_logs_seconds), and reset the connector's offsets so that it makes a new snapshot, or set snapshot.mode=when_needed", doing, err)}
+		}
+	case 1040, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 1317, 3024, 4031:
+		return connectors.Retriable(fmt.Errorf("%s: %w", doing, err))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+func (s *settings) grant() string {
+	return fmt.Sprintf("GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT, LOCK TABLES ON *.* TO '%s'@'%%'", s.user)
+}
+
+// purgedError says that the log from the stored position on is gone.
+type purgedError struct{ err error }
+
+func (p *purgedError) Error() string { return p.err.Error() }
+func (p *purgedError) Unwrap() error { return p.err }
+
+func (c *conn) close() {
+	if c != nil {
+		_ = c.c.Close()
+	}
+}
+
+// guard closes the connection when ctx ends, until the returned function is called.
+func (c *conn) guard(ctx context.Context) func() bool {
+	_ = c.c.Conn.Conn.SetDeadline(time.Time{})
+	return context.AfterFunc(ctx, func() { _ = c.c.Conn.Conn.Close() })
+}
+
+func (c *conn) exec(ctx context.Context, sql string) error {
+	defer c.guard(ctx)()
+	_, err := c.c.Execute(sql)
+	return wrapQuery(ctx, sql, err)
+}
+
+func wrapQuery(ctx context.Context, sql string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	sql = sql[:min(len(sql), 200)]
+	var my *mysql.MyError
+	err = fmt.Errorf("run %q: %w", sql, err)
+	if !errors.As(err, &my) || my.Code == 1205 || my.Code == 1213 || my.Code == 1317 {
+		return connectors.Retriable(err)
+	}
+	return err
+}
+
+// query returns all rows as text; NULL is "".
+func (c *conn) query(ctx context.Context, sql string) ([][]string, error) {
+	defer c.guard(ctx)()
+	r, err := c.c.Execute(sql)
+	if err != nil {
+		return nil, wrapQuery(ctx, sql, err)
+	}
+	defer r.Close()
+	if !r.HasResultset() {
+		return nil, nil
+	}
+	out := make([][]string, r.RowNumber())
+	for i := range out {
+		out[i] = make([]string, r.ColumnNumber())
+		for j := range out[i] {
+			if out[i][j], err = r.GetString(i, j); err != nil {
+				return nil, fmt.Errorf("read %q: %w", sql, err)
+			}
+		}
+	}
+	return out, nil
+}
+
+// stream calls row for each row; its slice is valid during the call.
+func (c *conn) stream(ctx context.Context, sql string, row func([]mysql.FieldValue) error) error {
+	defer c.guard(ctx)()
+	var r mysql.Result
+	return wrapQuery(ctx, sql, c.c.ExecuteSelectStreaming(sql, &r, row, nil))
+}
+
+// one returns the only row of sql, or nil.
+func (c *conn) one(ctx context.Context, sql string) ([]string, error) {
+	rows, err := c.query(ctx, sql)
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+func (c *conn) variables(ctx context.Context, names ...string) (map[string]string, error) {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = quoteText(n)
+	}
+	rows, err := c.query(ctx, "SHOW GLOBAL VARIABLES WHERE Variable_name IN ("+strings.Join(quoted, ",")+")")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, r := range rows {
+		out[strings.ToLower(r[0])] = r[1]
+	}
+	return out, nil
+}
+
+// catalog reads a table's columns and key, nil when there is no such table.
+func (c *conn) catalog(ctx context.Context, id tableID) (*catalogTable, error) {
+	where := " WHERE table_schema=" + quoteText(id.db) + " AND table_name=" + quoteText(id.name)
+	rows, err := c.query(ctx, "SELECT column_name, column_type, data_type, is_nullable, character_set_name, numeric_precision, numeric_scale, "+
+		"datetime_precision, character_maximum_length FROM information_schema.columns"+where+" ORDER BY ordinal_position")
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	t := &catalogTable{}
+	num := func(s string) int { n, _ := strconv.Atoi(s); return n }
+	index := map[string]int{}
+	for i, r := range rows {
+		col := record.Column{Name: r[0], Type: r[1], Family: families[strings.ToLower(r[2])], Nullable: r[3] == "YES", Charset: r[4]}
+		col.Unsigned = strings.Contains(strings.ToLower(r[1]), " unsigned")
+		switch col.Family {
+		case record.FamilyDecimal:
+			col.Length, col.Scale = num(r[5]), num(r[6])
+		case record.FamilyBit:
+			col.Length = num(r[5])
+		case record.FamilyTime, record.FamilyDateTime, record.FamilyTimestamp:
+			col.Scale = num(r[7])
+		case record.FamilyEnum, record.FamilySet:
+			col.Values, col.Charset = parseMembers(r[1]), ""
+		case record.FamilyChar, record.FamilyVarchar, record.FamilyBinary, record.FamilyVarbinary:
+			col.Length = num(r[8])
+		case record.FamilyJSON:
+			col.Charset = ""
+		}
+		index[strings.ToLower(r[0])] = i
+		t.columns = append(t.columns, col)
+	}
+	keys, err := c.query(ctx, "SELECT column_name FROM information_schema.statistics"+where+" AND index_name='PRIMARY' ORDER BY seq_in_index")
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range keys {
+		t.key = append(t.key, index[strings.ToLower(k[0])])
+	}
+	eng, err := c.one(ctx, "SELECT engine FROM information_schema.tables"+where)
+	if err != nil {
+		return nil, err
+	}
+	if eng != nil {
+		t.engine = eng[0]
+	}
+	return t, nil
+}

@@ -1,0 +1,205 @@
+package mysqlcdc
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-mysql-org/go-mysql/mysql"
+
+	"github.com/millrace/millrace/connectors/configdef"
+)
+
+func sortKeys(keys []configdef.Key) {
+	slices.SortFunc(keys, func(a, b configdef.Key) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// logPos is a place in the binlog of one server.
+type logPos struct {
+	file string
+	pos  uint64
+}
+
+func (p logPos) String() string { return p.file + ":" + strconv.FormatUint(p.pos, 10) }
+
+// fileNumber is the number at the end of a binlog's name; it grows beyond its six digits.
+func fileNumber(name string) uint64 {
+	n, _ := strconv.ParseUint(name[strings.LastIndexByte(name, '.')+1:], 10, 64)
+	return n
+}
+
+func (p logPos) compare(o logPos) int {
+	if c := cmp.Compare(fileNumber(p.file), fileNumber(o.file)); c != 0 {
+		return c
+	}
+	return cmp.Compare(p.pos, o.pos)
+}
+
+// tableProgress is how far the snapshot of one table is.
+type tableProgress struct {
+	// After holds the key of the last finished chunk as SQL literals; empty: none yet.
+	After []string
+	Done  bool
+}
+
+// position is the stored offset, typed. The fields up to Snapshot have Debezium's names and meaning.
+type position struct {
+	// start of the transaction to go on in, and how much of it was delivered: all row events before Event, and Row rows
+	// of that one. Event counts the row events of all tables, so that a changed filter moves nothing.
+	at       logPos
+	gtids    string
+	event    int64
+	row      int64
+	serverID uint32
+	sec      int64
+	// txn is the GTID of the transaction that event and row belong to.
+	txn        string
+	serverUUID string
+	// snapshot: "" done or never, else still going on.
+	snapshot  bool
+	completed bool
+	// through: all tables up to this name, in order, are done; progress has the others that have begun.
+	through  string
+	progress map[string]tableProgress
+}
+
+func (p *position) encode() map[string]any {
+	out := map[string]any{
+		"file": p.at.file, "pos": float64(p.at.pos), "server_id": float64(p.serverID), "ts_sec": float64(p.sec), "server_uuid": p.serverUUID,
+	}
+	if p.gtids != "" {
+		out["gtids"] = p.gtids
+	}
+	if p.event > 0 || p.row > 0 {
+		out["event"], out["row"], out["millrace_txn"] = float64(p.event), float64(p.row), p.txn
+	}
+	if p.snapshot {
+		out["snapshot"], out["snapshot_completed"] = "initial", false
+		if p.through != "" {
+			out["snapshot_through"] = p.through
+		}
+		tables := map[string]any{}
+		for name, t := range p.progress {
+			if t.Done {
+				tables[name] = true
+				continue
+			}
+			key := make([]any, len(t.After))
+			for i, k := range t.After {
+				key[i] = k
+			}
+			tables[name] = key
+		}
+		if len(tables) > 0 {
+			out["snapshot_tables"] = tables
+		}
+	} else if p.completed {
+		out["snapshot_completed"] = true
+	}
+	return out
+}
+
+func decodePosition(m map[string]any) (*position, error) {
+	p := &position{progress: map[string]tableProgress{}}
+	var err error
+	num := func(key string) uint64 {
+		switch v := m[key].(type) {
+		case nil:
+			return 0
+		case float64:
+			return uint64(v)
+		case int64:
+			return uint64(v)
+		case int:
+			return uint64(v)
+		case json.Number:
+			n, e := strconv.ParseUint(v.String(), 10, 64)
+			if e != nil {
+				err = fmt.Errorf("stored offset: %s is %v", key, v)
+			}
+			return n
+		default:
+			err = fmt.Errorf("stored offset: %s is %v, not a number", key, v)
+			return 0
+		}
+	}
+	str := func(key string) string { s, _ := m[key].(string); return s }
+	p.at = logPos{str("file"), num("pos")}
+	p.gtids = strings.Join(strings.Fields(str("gtids")), "")
+	p.serverUUID, p.txn, p.through = str("server_uuid"), str("millrace_txn"), str("snapshot_through")
+	p.event, p.row, p.sec, p.serverID = int64(num("event")), int64(num("row")), int64(num("ts_sec")), uint32(num("server_id"))
+	if _, ours := m["server_uuid"]; !ours {
+		// Another connector's count of events has another meaning: begin the transaction again rather than skip too much (I2).
+		p.event, p.row = 0, 0
+	}
+	switch v := m["snapshot"].(type) {
+	case string:
+		p.snapshot = v != "" && v != "false"
+	case bool:
+		p.snapshot = v
+	}
+	p.completed, _ = m["snapshot_completed"].(bool)
+	if p.completed {
+		p.snapshot = false
+	}
+	if tables, ok := m["snapshot_tables"].(map[string]any); ok {
+		for name, v := range tables {
+			switch v := v.(type) {
+			case bool:
+				p.progress[name] = tableProgress{Done: v}
+			case []any:
+				var t tableProgress
+				for _, k := range v {
+					lit, _ := k.(string)
+					if !literal.MatchString(lit) {
+						return nil, fmt.Errorf("stored offset: key %q of table %s is no literal", lit, name)
+					}
+					t.After = append(t.After, lit)
+				}
+				p.progress[name] = t
+			}
+		}
+	}
+	if p.at.file == "" && p.gtids == "" {
+		return nil, fmt.Errorf("stored offset has neither file nor gtids: %v", m)
+	}
+	return p, err
+}
+
+func (p *position) clone() position {
+	c := *p
+	c.progress = maps.Clone(p.progress)
+	return c
+}
+
+// gtidSet is the set of transactions delivered whole. nil where the server has no GTIDs.
+type gtidSet struct {
+	flavor string
+	set    mysql.GTIDSet
+	text   string // cache; empty: stale
+}
+
+func newGTIDSet(flavor, text string) (*gtidSet, error) {
+	if flavor == mysql.MariaDBFlavor && text == "" {
+		return &gtidSet{flavor: flavor, set: &mysql.MariadbGTIDSet{Sets: map[uint32]*mysql.MariadbGTID{}}}, nil
+	}
+	set, err := mysql.ParseGTIDSet(flavor, text)
+	if err != nil {
+		return nil, fmt.Errorf("parse GTID set %q: %w", text, err)
+	}
+	return &gtidSet{flavor: flavor, set: set}, nil
+}
+
+func (g *gtidSet) String() string {
+	if g == nil {
+		return ""
+	}
+	if g.text == "" {
+		g.text = g.set.String()
+	}
+	return g.text
+}

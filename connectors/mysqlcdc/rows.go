@@ -1,0 +1,265 @@
+package mysqlcdc
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/go-mysql-org/go-mysql/mysql"
+	"github.com/go-mysql-org/go-mysql/replication"
+
+	"github.com/millrace/millrace/connectors/record"
+)
+
+const headerSize = replication.EventHeaderSize
+
+// tableMap finds the shape of the rows that follow: by the body of the map, never by its id, which the server uses anew.
+func (s *stream) tableMap(e *replication.BinlogEvent, m *replication.TableMapEvent) error {
+	if len(e.RawData) < headerSize+8 {
+		return fmt.Errorf("table map at %s is too short", s.read)
+	}
+	body := e.RawData[headerSize+8:] // behind id and flags
+	if sh, ok := s.schema.shapes[string(body)]; ok {
+		s.maps[m.TableID] = sh
+		return nil
+	}
+	if s.parser == nil {
+		return fmt.Errorf("table map at %s before any format description", s.read)
+	}
+	full, err := s.parser.Parse(e.RawData)
+	if err != nil {
+		return fmt.Errorf("parse table map at %s: %w", s.read, err)
+	}
+	sh, err := s.schema.make(full.Event.(*replication.TableMapEvent))
+	if err != nil {
+		return err
+	}
+	if len(s.schema.shapes) >= 10000 { // I8: a server with very many tables starts the cache anew
+		clear(s.schema.shapes)
+	}
+	s.schema.shapes[string(body)] = sh
+	s.maps[m.TableID] = sh
+	return nil
+}
+
+// rowsBody is a row event taken apart.
+type rowsBody struct {
+	table           uint64
+	end             bool // last row event of its statement
+	before, present []byte
+	rows            []byte
+	op              record.Op
+}
+
+func parseRows(e *replication.BinlogEvent) (rowsBody, error) {
+	var b rowsBody
+	p := e.RawData[headerSize:]
+	v2, update, compressed := false, false, false
+	switch t := e.Header.EventType; t {
+	case replication.WRITE_ROWS_EVENTv1, replication.MARIADB_WRITE_ROWS_COMPRESSED_EVENT_V1:
+		b.op = record.OpCreate
+		compressed = t == replication.MARIADB_WRITE_ROWS_COMPRESSED_EVENT_V1
+	case replication.WRITE_ROWS_EVENTv2:
+		b.op, v2 = record.OpCreate, true
+	case replication.UPDATE_ROWS_EVENTv1, replication.MARIADB_UPDATE_ROWS_COMPRESSED_EVENT_V1:
+		b.op, update = record.OpUpdate, true
+		compressed = t == replication.MARIADB_UPDATE_ROWS_COMPRESSED_EVENT_V1
+	case replication.UPDATE_ROWS_EVENTv2:
+		b.op, update, v2 = record.OpUpdate, true, true
+	case replication.DELETE_ROWS_EVENTv1, replication.MARIADB_DELETE_ROWS_COMPRESSED_EVENT_V1:
+		b.op = record.OpDelete
+		compressed = t == replication.MARIADB_DELETE_ROWS_COMPRESSED_EVENT_V1
+	case replication.DELETE_ROWS_EVENTv2:
+		b.op, v2 = record.OpDelete, true
+	case replication.PARTIAL_UPDATE_ROWS_EVENT:
+		return b, fmt.Errorf("the server logs parts of JSON documents, which tell no whole row: SET GLOBAL binlog_row_value_options=''")
+	default:
+		return b, fmt.Errorf("row event of type %d (%s) is not supported", t, t)
+	}
+	if len(p) < 8 {
+		return b, errShort
+	}
+	b.table = little(p[:6])
+	b.end = p[6]&replication.RowsEventStmtEndFlag != 0
+	p = p[8:]
+	if v2 {
+		if len(p) < 2 {
+			return b, errShort
+		}
+		n := int(binary.LittleEndian.Uint16(p))
+		if n < 2 || len(p) < n {
+			return b, errShort
+		}
+		p = p[n:]
+	}
+	if len(p) < 1 {
+		return b, errShort
+	}
+	if need := map[byte]int{0xfc: 3, 0xfd: 4, 0xfe: 9}[p[0]]; len(p) < need {
+		return b, errShort
+	}
+	columns, _, n := mysql.LengthEncodedInt(p)
+	p = p[n:]
+	if columns > 1<<16 {
+		return b, fmt.Errorf("row event with %d columns", columns)
+	}
+	width := int(columns+7) / 8
+	if len(p) < width {
+		return b, errShort
+	}
+	b.before, b.present, p = p[:width], p[:width], p[width:]
+	if update {
+		if len(p) < width {
+			return b, errShort
+		}
+		b.present, p = p[:width], p[width:]
+	}
+	if compressed {
+		var err error
+		if p, err = mysql.DecompressMariadbData(p); err != nil {
+			return b, fmt.Errorf("decompress rows: %w", err)
+		}
+	}
+	b.rows = p
+	return b, nil
+}
+
+// rows decodes a row event and emits its rows, but for those delivered before a restart.
+func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent) error {
+	body, err := parseRows(e)
+	if err != nil {
+		return fmt.Errorf("row event after %s: %w", s.read, err)
+	}
+	if !s.inTxn {
+		return fmt.Errorf("row event after %s outside of a transaction", s.read)
+	}
+	sh, ok := s.maps[body.table]
+	if !ok {
+		return fmt.Errorf("row event after %s has no table map for id %d", s.read, body.table)
+	}
+	if body.end {
+		defer clear(s.maps)
+	}
+	done := func() { s.event++; s.row = 0 }
+	if !sh.captured || s.snap.dropping(sh.id) || !s.count() {
+		done()
+		return nil
+	}
+	if s.xa {
+		return s.refuseXA()
+	}
+	if len(body.present) != (len(sh.codecs)+7)/8 {
+		return fmt.Errorf("row event of %s after %s has another number of columns than its table map", sh.id, s.read)
+	}
+	var from int64
+	if s.skipping && s.event == s.skipEvent && (s.skipTxn == "" || s.skipTxn == s.txnGTID) {
+		from = s.skipRow
+	}
+	s.batch.size += len(e.RawData)
+	if err := s.emitRows(ctx, e, sh, &body, from); err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
+func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *shape, body *rowsBody, from int64) error {
+	src := s.source(e, 0)
+	data := body.rows
+	for i := int64(0); len(data) > 0; i++ {
+		first, n, err := sh.decodeRow(data, body.before, s.batch)
+		if err != nil {
+			return fmt.Errorf("row event after %s: %w", s.read, err)
+		}
+		data = data[n:]
+		var second record.Row
+		if body.op == record.OpUpdate {
+			if second, n, err = sh.decodeRow(data, body.present, s.batch); err != nil {
+				return fmt.Errorf("row event after %s: %w", s.read, err)
+			}
+			data = data[n:]
+		}
+		if n == 0 && len(sh.codecs) == 0 {
+			return fmt.Errorf("row event after %s has rows without columns", s.read)
+		}
+		if i < from {
+			continue
+		}
+		src.Row = int32(i)
+		s.emitRow(sh, body.op, first, second, &src)
+		s.row = i + 1
+		if s.skipping && s.event == s.skipEvent {
+			s.skipRow = s.row
+		}
+		if len(s.batch.records) >= s.set.batchRows || s.batch.size >= batchBytes {
+			if len(data) == 0 { // the position after the whole event is the same place, and shorter
+				s.event, s.row = s.event+1, 0
+				s.leaveSkip()
+				err = s.flush(ctx, false)
+				s.event--
+			} else {
+				err = s.flush(ctx, false)
+			}
+			if err != nil {
+				return err
+			}
+			s.batch.size += len(data)
+		}
+	}
+	s.leaveSkip()
+	return nil
+}
+
+// leaveSkip ends skipping: the event that was delivered in part is delivered whole.
+func (s *stream) leaveSkip() {
+	if s.skipping && s.event >= s.skipEvent && (s.skipTxn == "" || s.skipTxn == s.txnGTID) {
+		s.skipping = false
+	}
+}
+
+func (s *stream) emitRow(sh *shape, op record.Op, first, second record.Row, src *record.Source) {
+	t, set := sh.table, s.set
+	switch op {
+	case record.OpCreate:
+		s.snap.touch(sh.id, t, first)
+		if !set.skipCreate {
+			s.batch.add(sh.topic, t, record.OpCreate, nil, first, src)
+		}
+	case record.OpDelete:
+		s.snap.touch(sh.id, t, first)
+		s.emitDelete(sh, first, src)
+	default:
+		s.snap.touch(sh.id, t, first)
+		if keyChanged(t, first, second) {
+			// I4: the old key's partition learns that the row is gone, the new key's that it has come.
+			s.snap.touch(sh.id, t, second)
+			if !set.skipUpdate {
+				s.emitDelete(sh, first, src)
+				s.batch.add(sh.topic, t, record.OpCreate, nil, second, src)
+			}
+		} else if !set.skipUpdate {
+			s.batch.add(sh.topic, t, record.OpUpdate, first, second, src)
+		}
+	}
+	s.delivered = true
+}
+
+func (s *stream) emitDelete(sh *shape, row record.Row, src *record.Source) {
+	if s.set.skipDelete {
+		return
+	}
+	s.batch.add(sh.topic, sh.table, record.OpDelete, row, nil, src)
+	if s.set.tombstones && sh.table.HasKey() {
+		s.batch.records = append(s.batch.records, record.Record{Topic: sh.topic, Partition: record.AnyPartition,
+			Key: s.batch.key(sh.table, row), TimestampMS: src.TimeMS})
+	}
+}
+
+func keyChanged(t *record.Table, a, b record.Row) bool {
+	for _, k := range t.Key {
+		if !a[k].Equal(b[k]) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,281 @@
+package mysqlcdc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/go-mysql-org/go-mysql/mysql"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
+)
+
+func init() {
+	connectors.Register(connectors.Plugin{
+		Class:          "mysql",
+		Aliases:        []string{"io.debezium.connector.mysql.MySqlConnector", "io.debezium.connector.mariadb.MariaDbConnector"},
+		Kind:           connectors.KindSource,
+		Version:        "0.1.0",
+		Doc:            "Captures the rows of MySQL and MariaDB tables and every change of them, from a lock-free snapshot and the binlog.",
+		Spec:           spec,
+		KeyConverter:   "json",
+		ValueConverter: "canal-json",
+		Validate:       validate,
+		NewSource:      func() connectors.SourceTask { return &source{} },
+	})
+}
+
+// validate asks the server, for two seconds at most.
+func validate(ctx context.Context, config map[string]string) []configdef.Problem {
+	s, problems := parseSettings("validate", config)
+	if len(problems) > 0 {
+		return problems
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	s.connectTimeout = min(s.connectTimeout, 2*time.Second)
+	c, err := s.dial(ctx)
+	if err != nil {
+		return dialProblems(s, err)
+	}
+	defer c.close()
+	_, problems, err = s.inspect(ctx, c)
+	if err != nil {
+		return []configdef.Problem{{Key: keyHost, Value: s.host, Message: fmt.Sprintf("The server at %s does not answer: %v.", s.addr(), err)}}
+	}
+	return problems
+}
+
+func dialProblems(s *settings, err error) []configdef.Problem {
+	var my *mysql.MyError
+	if errors.As(err, &my) && my.Code == mysql.ER_ACCESS_DENIED_ERROR {
+		msg := fmt.Sprintf("The server at %s refuses user %q or its password; check both.", s.addr(), s.user)
+		return []configdef.Problem{{Key: keyUser, Value: s.user, Message: msg}, {Key: keyPassword, Value: "[hidden]", Message: msg}}
+	}
+	msg := fmt.Sprintf("No connection to %s: %v.", s.addr(), err)
+	var dns *net.DNSError
+	if errors.As(err, &dns) {
+		msg = fmt.Sprintf("Host %q is not known; check the name.", s.host)
+	}
+	return []configdef.Problem{{Key: keyHost, Value: s.host, Message: msg}}
+}
+
+// source is a task: a stream and perhaps a snapshot, on goroutines that end with cancel.
+type source struct {
+	cancel context.CancelFunc
+	group  *errgroup.Group
+	ended  chan struct{}
+	err    error // why it ended; read after ended is closed
+	out    chan *connectors.Batch
+}
+
+var _ connectors.SourceTask = (*source)(nil)
+
+// Open checks the server, finds the place to go on from, and starts to read.
+func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
+	s, problems := parseSettings(tc.Connector, tc.Config)
+	if err := configdef.AsError(problems); err != nil {
+		return err
+	}
+	c, err := s.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	info, problems, err := s.inspect(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := configdef.AsError(problems); err != nil {
+		return err
+	}
+	if !info.fullMetadata {
+		tc.Logger.Warn("binlog_row_metadata is not FULL: a table that changes its shape while the connector is behind can stop it; "+
+			"run SET GLOBAL binlog_row_metadata='FULL'", "server", s.addr())
+	}
+	p, err := t.place(ctx, tc, s, c, info)
+	if err != nil {
+		return err
+	}
+	collates, err := c.collations(ctx)
+	if err != nil {
+		return err
+	}
+	st := &stream{set: s, server: info, log: tc.Logger, report: tc.Report, out: make(chan *connectors.Batch, 4), ctl: make(chan func()), batch: newBatch()}
+	t.out = st.out
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the task outlives Open's context; Close ends it
+	t.cancel = cancel
+	st.schema = &schema{filter: s.filter, prefix: s.prefix, collates: collates, tables: map[tableID]*catalogTable{}, shapes: map[string]*shape{},
+		catalog: func(id tableID) (*catalogTable, error) {
+			c, err := s.dial(run)
+			if err != nil {
+				return nil, err
+			}
+			defer c.close()
+			return c.catalog(run, id)
+		}}
+	if err := st.restore(p); err != nil {
+		return err
+	}
+	st.snap = &snapshotState{completed: p.completed, windows: map[tableID][]*chunk{}, drop: map[tableID]bool{}, progress: p.progress}
+	var todo []tableID
+	if p.snapshot {
+		if todo, err = st.snap.plan(ctx, s, c, p); err != nil {
+			return err
+		}
+	}
+	var g errgroup.Group
+	t.group, t.ended = &g, make(chan struct{})
+	first := make(chan error, 2)
+	g.Go(func() error {
+		first <- st.run(run)
+		return nil
+	})
+	if p.snapshot {
+		g.Go(func() error {
+			n := &snapshot{set: s, server: info, s: st}
+			if err := n.run(run, todo); err != nil {
+				first <- err
+				return nil
+			}
+			tc.Logger.Info("initial snapshot is complete", "tables", len(st.snap.tables), "rows", st.snap.rows.Load())
+			var err error
+			if derr := st.do(run, func() {
+				st.snap.active, st.snap.completed = false, true
+				if !st.inTxn {
+					err = st.flush(run, true)
+				}
+			}); derr != nil || err != nil {
+				first <- cmp.Or(derr, err)
+				return nil
+			}
+			if s.snapshotMode == "initial_only" {
+				// Nothing more comes; Poll blocks until the task is closed.
+				_ = st.do(run, func() { st.snap.hold = true })
+			}
+			return nil
+		})
+	}
+	go func() { // ends when the task's goroutines have ended, which cancel makes them do
+		t.err = <-first
+		cancel()
+		_ = g.Wait()
+		close(t.ended)
+	}()
+	return nil
+}
+
+// place is the position to go on from: the stored one, or the log's end with a snapshot where the mode says so.
+func (t *source) place(ctx context.Context, tc connectors.SourceContext, s *settings, c *conn, info *serverInfo) (*position, error) {
+	stored, err := tc.Offset(ctx, s.partition())
+	if err != nil {
+		return nil, fmt.Errorf("read the stored offset: %w", err)
+	}
+	if stored != nil {
+		p, err := decodePosition(stored)
+		if err != nil {
+			return nil, err
+		}
+		err = s.available(ctx, c, info, p)
+		if err == nil {
+			return p, nil
+		}
+		var purged *purgedError
+		if s.snapshotMode != "when_needed" || !errors.As(err, &purged) {
+			return nil, err
+		}
+		tc.Logger.Warn("the log to go on from is gone; making a new snapshot", "err", err)
+	}
+	p, err := s.start(ctx, c, info)
+	if err != nil {
+		return nil, err
+	}
+	p.progress = map[string]tableProgress{}
+	p.snapshot = s.snapshotMode != "no_data"
+	return p, nil
+}
+
+// plan lists the tables that the snapshot still has to read.
+func (n *snapshotState) plan(ctx context.Context, s *settings, c *conn, p *position) ([]tableID, error) {
+	tables, keyless, err := s.tables(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(tables, func(a, b tableID) int { return cmp.Compare(a.String(), b.String()) })
+	n.active, n.tables = true, tables
+	var todo []tableID
+	for _, id := range tables {
+		if p.through != "" && id.String() <= p.through {
+			n.progress[id.String()] = tableProgress{Done: true}
+		}
+		if n.progress[id.String()].Done {
+			continue
+		}
+		todo = append(todo, id)
+		if keyless[id] {
+			n.drop[id] = true
+		}
+	}
+	return todo, nil
+}
+
+// collations maps collation ids to character sets.
+func (c *conn) collations(ctx context.Context) (map[uint64]string, error) {
+	out := map[uint64]string{}
+	rows, err := c.query(ctx, "SELECT id, character_set_name FROM information_schema.collations WHERE id IS NOT NULL AND character_set_name IS NOT NULL")
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rows {
+		out[atoi(r[0])] = r[1]
+	}
+	// MariaDB's newer collations serve several character sets and have their ids elsewhere; other servers lack the column.
+	if rows, err = c.query(ctx, "SELECT id, character_set_name FROM information_schema.collation_character_set_applicability WHERE id IS NOT NULL"); err == nil {
+		for _, r := range rows {
+			out[atoi(r[0])] = r[1]
+		}
+	}
+	return out, nil
+}
+
+// Poll returns the next batch.
+func (t *source) Poll(ctx context.Context) (*connectors.Batch, error) {
+	select {
+	case b := <-t.out:
+		return b, nil
+	default:
+	}
+	select {
+	case b := <-t.out:
+		return b, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-t.ended:
+		select { // what was made before the end is good
+		case b := <-t.out:
+			return b, nil
+		default:
+			return nil, t.err
+		}
+	}
+}
+
+// Committed has nothing to do: the server keeps its log by its own rules.
+func (t *source) Committed(context.Context, connectors.Offset) error { return nil }
+
+// Close ends the task's goroutines.
+func (t *source) Close() error {
+	if t.cancel != nil {
+		t.cancel()
+	}
+	if t.ended != nil {
+		<-t.ended
+	}
+	return nil
+}

@@ -1,0 +1,636 @@
+package mysqlcdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/go-mysql-org/go-mysql/client"
+	"github.com/go-mysql-org/go-mysql/mysql"
+	"github.com/go-mysql-org/go-mysql/replication"
+	"github.com/google/uuid"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/record"
+)
+
+const (
+	heartbeatPeriod = 5 * time.Second
+	batchBytes      = 4 << 20
+	// reconnects is how often the stream tries by itself before it hands the error to the worker.
+	reconnects = 6
+)
+
+// stream follows the binlog and makes batches of it. Its fields are owned by the goroutine of run; others send it
+// functions through do.
+type stream struct {
+	set    *settings
+	server *serverInfo
+	log    *slog.Logger
+	report func(map[string]string)
+	out    chan *connectors.Batch
+	ctl    chan func()
+	schema *schema
+
+	// Where we are. read is the end of the last event, reached the furthest place of this server's log seen.
+	read, reached logPos
+	gtids         *gtidSet
+	sec           int64
+	inTxn         bool
+	explicit      bool // a BEGIN was seen: DDL does not end the transaction
+	xa            bool
+	txnStart      logPos
+	txnGTID       string
+	addGTID       func() // adds the transaction in progress to gtids
+	event, row    int64  // what of the transaction was delivered
+	delivered     bool   // a row of the transaction in progress was emitted
+	// What of the first transaction was delivered before the restart.
+	skipEvent, skipRow int64
+	skipTxn            string
+	skipping           bool
+
+	serverID uint32
+	batch    *rowBatch
+	sent     string // the last position handed on, to tell if there is news
+	maps     map[uint64]*shape
+	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
+	snap     *snapshotState
+	epoch    uint64 // grows with each DDL statement
+}
+
+// do runs f on the stream's goroutine and waits for it.
+func (s *stream) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case s.ctl <- func() { f(); close(done) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// restore sets the place to go on from.
+func (s *stream) restore(p *position) error {
+	s.read, s.sec = p.at, p.sec
+	s.reached = logPos{}
+	if p.serverUUID == s.server.uuid {
+		s.reached = p.at
+	}
+	s.inTxn, s.explicit, s.xa, s.delivered = false, false, false, false
+	s.event, s.row = 0, 0
+	s.skipEvent, s.skipRow, s.skipTxn, s.skipping = p.event, p.row, p.txn, p.event > 0 || p.row > 0
+	s.gtids = nil
+	if s.server.gtid && (p.gtids != "" || p.at.file == "") {
+		var err error
+		if s.gtids, err = newGTIDSet(s.server.flavor, p.gtids); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// position is the place after what was put into the batch so far (I2): within a transaction, its start and how much of it.
+func (s *stream) position() position {
+	p := position{at: s.read, gtids: s.gtids.String(), serverID: s.serverID, sec: s.sec, serverUUID: s.server.uuid}
+	if s.inTxn {
+		p.at = s.txnStart
+		p.event, p.row, p.txn = s.event, s.row, s.txnGTID
+	}
+	if s.skipping && (!s.inTxn || s.skipTxn == "" || s.skipTxn == s.txnGTID) {
+		p.event, p.row, p.txn = s.skipEvent, s.skipRow, s.skipTxn
+	}
+	s.snap.describe(&p)
+	return p
+}
+
+// run follows the log until ctx ends or an error that does not pass.
+func (s *stream) run(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		before := s.read
+		err := s.follow(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if s.read != before {
+			attempt = 0
+		}
+		if !connectors.IsRetriable(err) || attempt >= reconnects {
+			return err
+		}
+		s.log.Warn("binlog connection lost; connecting again", "err", err, "attempt", attempt+1)
+		wait := min(100*time.Millisecond<<attempt, 10*time.Second)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+		p := s.position()
+		if err := s.restore(&p); err != nil {
+			return err
+		}
+	}
+}
+
+// queue carries events from go-mysql's reading goroutine, bounded by bytes (I8).
+type queue struct {
+	ctx    context.Context //nolint:containedctx // go-mysql's handler has no context argument
+	events chan *replication.BinlogEvent
+	weight *semaphore.Weighted
+	max    int64
+}
+
+func (q *queue) size(e *replication.BinlogEvent) int64 {
+	n := int64(len(e.RawData)) + 256
+	if p, ok := e.Event.(*replication.TransactionPayloadEvent); ok {
+		n += int64(p.UncompressedSize)
+	}
+	return min(n, q.max)
+}
+
+// HandleEvent blocks while the queue is full.
+func (q *queue) HandleEvent(e *replication.BinlogEvent) error {
+	if err := q.weight.Acquire(q.ctx, q.size(e)); err != nil {
+		return err
+	}
+	select {
+	case q.events <- e:
+		return nil
+	case <-q.ctx.Done():
+		return q.ctx.Err()
+	}
+}
+
+// follow is one connection's worth of run.
+func (s *stream) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	q := &queue{ctx: ctx, events: make(chan *replication.BinlogEvent, 1024), weight: semaphore.NewWeighted(s.set.queueBytes), max: s.set.queueBytes}
+	tlsConfig, err := s.set.tls()
+	if err != nil {
+		cancel()
+		return err
+	}
+	syncer := replication.NewBinlogSyncer(replication.BinlogSyncerConfig{
+		ServerID: s.set.serverID, Flavor: s.server.flavor, Host: s.set.host, Port: uint16(s.set.port), User: s.set.user, Password: s.set.password,
+		Localhost: "millrace", TLSConfig: tlsConfig, HeartbeatPeriod: heartbeatPeriod, ReadTimeout: 3 * heartbeatPeriod,
+		DisableRetrySync: true, DiscardGTIDSet: true, Logger: slog.New(slog.DiscardHandler), Dialer: s.set.dialer(ctx),
+		// Rows are decoded by the stream, straight from the event's bytes.
+		RowsEventDecodeFunc:            func(*replication.RowsEvent, []byte) error { return nil },
+		TableMapOptionalMetaDecodeFunc: func([]byte) error { return nil },
+		SynchronousEventHandler:        q,
+		PayloadDecoderConcurrency:      1,
+		FillZeroLogPos:                 s.server.flavor == mysql.MariaDBFlavor && s.server.zeroPositions,
+		Option: func(c *client.Conn) error {
+			// A sink that stalls must not cost the connection: the server waits this long for us to read.
+			_, err := c.Execute("SET SESSION net_write_timeout=3600")
+			return err
+		},
+	})
+	defer syncer.Close()
+	defer cancel()
+
+	var streamer *replication.BinlogStreamer
+	if s.gtids != nil {
+		set := s.gtids.set.Clone()
+		streamer, err = syncer.StartSyncGTID(set)
+	} else {
+		if s.read.pos > 1<<32-1 {
+			return fmt.Errorf("binlog position %s is beyond 4 GiB, where the protocol can't start; switch on GTIDs, or reset the connector's offsets", s.read)
+		}
+		streamer, err = syncer.StartSync(mysql.Position{Name: s.read.file, Pos: uint32(s.read.pos)})
+	}
+	if err != nil {
+		return s.set.explain("start to read the binlog", err)
+	}
+	lost := make(chan error, 1)
+	go func() { // ends with ctx or with the connection
+		_, err := streamer.GetEvent(ctx)
+		lost <- err
+	}()
+	s.maps, s.parser = map[uint64]*shape{}, nil
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	lastFlush := time.Now()
+	for {
+		select {
+		case e := <-q.events:
+			for more := true; more; {
+				err := s.handle(ctx, e)
+				q.weight.Release(q.size(e))
+				if err != nil {
+					if ferr := s.flush(ctx, false); ferr != nil {
+						return ferr
+					}
+					return err
+				}
+				select {
+				case e = <-q.events:
+				default:
+					more = false
+				}
+			}
+			if len(s.batch.records) > 0 {
+				if err := s.flush(ctx, false); err != nil {
+					return err
+				}
+				lastFlush = time.Now()
+			}
+		case f := <-s.ctl:
+			f()
+			if err := s.emitChunks(ctx); err != nil {
+				return err
+			}
+		case <-tick.C:
+			if s.report != nil {
+				s.report(s.status())
+			}
+			if !s.inTxn && time.Since(lastFlush) >= s.set.heartbeat {
+				lastFlush = time.Now()
+				if err := s.flush(ctx, true); err != nil {
+					return err
+				}
+			}
+		case err := <-lost:
+			// What was read before the connection went is still good.
+			for {
+				select {
+				case e := <-q.events:
+					if err := s.handle(ctx, e); err != nil {
+						return err
+					}
+					continue
+				default:
+				}
+				break
+			}
+			if ferr := s.flush(ctx, false); ferr != nil {
+				return ferr
+			}
+			var bad *replication.EventError
+			if errors.As(err, &bad) {
+				return fmt.Errorf("decode binlog event %s at %s: %s", bad.Header.EventType, s.read, bad.Err)
+			}
+			return s.set.explain("read the binlog at "+s.read.String(), err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// flush hands the batch on. Without records it does so only when asked to and when the position is new.
+func (s *stream) flush(ctx context.Context, idle bool) error {
+	if len(s.batch.records) == 0 && !idle {
+		return nil
+	}
+	p := s.position()
+	return s.send(ctx, s.batch, &p, true)
+}
+
+// send hands a batch of records on, with the position after them.
+func (s *stream) send(ctx context.Context, b *rowBatch, p *position, own bool) error {
+	enc := p.encode()
+	key := fmt.Sprint(p.at, p.gtids, p.event, p.row, p.snapshot, p.completed)
+	if len(b.records) == 0 && key == s.sent && own {
+		return nil
+	}
+	s.sent = key
+	batch := &connectors.Batch{
+		Records:  b.records,
+		Offset:   connectors.Offset{Partition: s.set.partition(), Position: enc},
+		Boundary: !s.inTxn,
+		Release:  b.release,
+	}
+	if own {
+		s.batch = newBatch()
+	}
+	select {
+	case s.out <- batch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *settings) partition() map[string]any { return map[string]any{"server": s.prefix} }
+
+// advance moves the position over an event: headers have 32 bits, files can be bigger.
+func (s *stream) advance(h *replication.EventHeader) {
+	if h.LogPos == 0 || h.Flags&replication.LOG_EVENT_ARTIFICIAL_F != 0 {
+		return
+	}
+	pos := s.read.pos&^(1<<32-1) | uint64(h.LogPos)
+	if pos+1<<31 < s.read.pos {
+		pos += 1 << 32
+	}
+	s.read.pos = pos
+	if s.read.compare(s.reached) > 0 {
+		s.reached = s.read
+	}
+}
+
+func (s *stream) handle(ctx context.Context, e *replication.BinlogEvent) error {
+	if p, ok := e.Event.(*replication.TransactionPayloadEvent); ok {
+		for _, inner := range p.Events {
+			if err := s.event1(ctx, inner, true); err != nil {
+				return err
+			}
+			if !s.inTxn { // the payload's last event: only now the position may pass the payload
+				s.advance(e.Header)
+			}
+		}
+		s.advance(e.Header)
+		return s.emitChunks(ctx)
+	}
+	return s.event1(ctx, e, false)
+}
+
+func (s *stream) begin(e *replication.BinlogEvent) error {
+	if s.inTxn && s.delivered {
+		return fmt.Errorf("a transaction begins at %s inside another, whose rows were delivered already", s.read)
+	}
+	s.inTxn, s.explicit, s.xa, s.delivered = true, false, false, false
+	s.event, s.row, s.txnGTID, s.addGTID = 0, 0, "", nil
+	s.txnStart = s.read
+	s.serverID = e.Header.ServerID
+	return nil
+}
+
+// commit ends the transaction. The offset moves past it only now (I2).
+func (s *stream) commit() {
+	if s.skipping && (s.skipTxn == "" || s.skipTxn == s.txnGTID) {
+		s.skipping = false
+	}
+	if s.addGTID != nil && s.gtids != nil {
+		s.addGTID()
+		s.gtids.text = ""
+	}
+	s.inTxn, s.explicit, s.xa, s.delivered, s.addGTID = false, false, false, false, nil
+	s.event, s.row = 0, 0
+	clear(s.maps)
+}
+
+func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner bool) error {
+	h := e.Header
+	move := func() {
+		if !inner {
+			s.advance(h)
+		}
+	}
+	if h.Timestamp > 0 {
+		s.sec = int64(h.Timestamp)
+	}
+	switch ev := e.Event.(type) {
+	case *replication.RowsEvent:
+		if err := s.rows(ctx, e); err != nil {
+			return err
+		}
+		move()
+	case *replication.TableMapEvent:
+		if err := s.tableMap(e, ev); err != nil {
+			return err
+		}
+		move()
+	case *replication.GTIDEvent:
+		if err := s.gtid(e, ev); err != nil {
+			return err
+		}
+		move()
+	case *replication.GtidTaggedLogEvent:
+		if err := s.gtid(e, &ev.GTIDEvent); err != nil {
+			return err
+		}
+		move()
+	case *replication.MariadbGTIDEvent:
+		if err := s.begin(e); err != nil {
+			return err
+		}
+		s.explicit = !ev.IsStandalone()
+		gtid := ev.GTID
+		s.txnGTID = gtid.String()
+		s.addGTID = func() { // replaces the domain's last one: the sequence may go back where strict mode is off
+			s.gtids.set.(*mysql.MariadbGTIDSet).Sets[gtid.DomainID] = &gtid
+		}
+		move()
+	case *replication.QueryEvent:
+		if err := s.query(ctx, e, ev, move); err != nil {
+			return err
+		}
+		if !s.inTxn {
+			return s.emitChunks(ctx)
+		}
+	case *replication.XIDEvent:
+		move()
+		s.commit()
+		if !inner {
+			return s.emitChunks(ctx)
+		}
+	case *replication.RotateEvent:
+		if name := string(ev.NextLogName); name != s.read.file || h.LogPos != 0 {
+			if s.inTxn && !s.delivered {
+				s.inTxn = false
+			}
+			s.read = logPos{name, ev.Position}
+			if s.read.compare(s.reached) > 0 && (h.LogPos != 0 || s.gtids == nil) {
+				s.reached = s.read
+			}
+		}
+		clear(s.maps)
+		return s.emitChunks(ctx)
+	case *replication.FormatDescriptionEvent:
+		s.parser = replication.NewBinlogParser()
+		s.parser.SetFlavor(s.server.flavor)
+		if _, err := s.parser.Parse(e.RawData); err != nil {
+			return fmt.Errorf("parse format description: %w", err)
+		}
+		clear(s.maps)
+		if ev.CreateTimestamp != 0 && s.inTxn {
+			if s.delivered {
+				return fmt.Errorf("the server stopped at %s in the middle of a transaction whose rows were delivered already", s.read)
+			}
+			s.inTxn = false
+		}
+		move()
+	case *replication.HeartbeatEvent:
+		if at := (logPos{ev.Filename, ev.Offset}); ev.Version == 2 || ev.Filename != "" {
+			if !s.inTxn && at.compare(s.reached) > 0 && at.pos > 0 {
+				s.read, s.reached = at, at
+			}
+		}
+		return s.emitChunks(ctx)
+	case *replication.PreviousGTIDsEvent, *replication.RowsQueryEvent, *replication.MariadbAnnotateRowsEvent, *replication.MariadbBinlogCheckPointEvent,
+		*replication.IntVarEvent:
+		move()
+	case *replication.MariadbGTIDListEvent:
+		move()
+	case *replication.BeginLoadQueryEvent, *replication.ExecuteLoadQueryEvent:
+		return s.statement("LOAD DATA")
+	default:
+		return s.generic(e, move)
+	}
+	return nil
+}
+
+func (s *stream) generic(e *replication.BinlogEvent, move func()) error {
+	switch t := e.Header.EventType; t {
+	case replication.STOP_EVENT, replication.RAND_EVENT, replication.USER_VAR_EVENT, replication.TRANSACTION_CONTEXT_EVENT,
+		replication.VIEW_CHANGE_EVENT, replication.IGNORABLE_EVENT, replication.MARIADB_START_ENCRYPTION_EVENT:
+		move()
+		return nil
+	case replication.XA_PREPARE_LOG_EVENT:
+		move()
+		if s.delivered { // rows refuses them first
+			return s.refuseXA()
+		}
+		s.commit()
+		return nil
+	case replication.INCIDENT_EVENT:
+		return fmt.Errorf("the server logged an incident at %s: changes may be missing from its binlog; make a new snapshot (reset the connector's offsets)", s.read)
+	default:
+		if e.Header.Flags&replication.LOG_EVENT_IGNORABLE_F != 0 {
+			move()
+			return nil
+		}
+		return fmt.Errorf("binlog event of type %d (%s) at %s is not supported, and skipping it could lose changes", t, t, s.read)
+	}
+}
+
+func (s *stream) refuseXA() error {
+	return fmt.Errorf("XA transaction at %s changes captured tables: its rows are logged before it is decided if it commits, which is not supported; "+
+		"leave the tables out, or make the application use plain transactions", s.txnStart)
+}
+
+func (s *stream) statement(verb string) error {
+	return fmt.Errorf("%s was logged as a statement at %s, which tells no rows: set binlog_format=ROW for all sessions "+
+		"(SET GLOBAL binlog_format='ROW'), then make a new snapshot (reset the connector's offsets)", verb, s.read)
+}
+
+func (s *stream) gtid(e *replication.BinlogEvent, ev *replication.GTIDEvent) error {
+	if err := s.begin(e); err != nil {
+		return err
+	}
+	if e.Header.EventType == replication.ANONYMOUS_GTID_EVENT {
+		return nil
+	}
+	id, err := uuid.FromBytes(ev.SID)
+	if err != nil {
+		return fmt.Errorf("parse GTID at %s: %w", s.read, err)
+	}
+	tag := ev.Tag.String()
+	if tag != "" {
+		s.txnGTID = fmt.Sprintf("%s:%s:%d", id, tag, ev.GNO)
+	} else {
+		s.txnGTID = fmt.Sprintf("%s:%d", id, ev.GNO)
+	}
+	gno, t := ev.GNO, ev.Tag
+	s.addGTID = func() { s.gtids.set.(*mysql.MysqlGTIDSet).AddGTIDWithTag(id, t, gno) }
+	return nil
+}
+
+func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *replication.QueryEvent, move func()) error {
+	q := classify(string(ev.Query))
+	switch q.kind {
+	case queryBegin, queryXAStart:
+		if !s.inTxn {
+			if err := s.begin(e); err != nil {
+				return err
+			}
+		}
+		s.explicit = true
+		s.xa = q.kind == queryXAStart
+		move()
+	case queryCommit:
+		move()
+		s.commit()
+	case queryRollback:
+		if s.delivered {
+			return fmt.Errorf("the transaction at %s was rolled back in the binlog after rows of it were delivered (it mixes transactional and other tables)", s.txnStart)
+		}
+		move()
+		if !q.partial {
+			s.commit()
+		}
+	case querySavepoint:
+		move()
+	case queryDML:
+		if s.set.filter.database(string(ev.Schema)) || len(ev.Schema) == 0 {
+			return s.statement(q.verb)
+		}
+		move()
+	default:
+		own := !s.inTxn // no GTID before it
+		if own {
+			if err := s.begin(e); err != nil {
+				return err
+			}
+		}
+		s.schema.forget()
+		s.epoch++
+		// A DDL statement counts as one row event, so that a restart neither repeats nor forgets its record (I3).
+		if s.count() {
+			if err := s.ddl(ctx, e, ev, q); err != nil {
+				return err
+			}
+		}
+		s.event++
+		s.row = 0
+		move()
+		if !s.explicit {
+			s.commit()
+		}
+	}
+	return nil
+}
+
+// count reports whether the next row event of the transaction was not delivered before the restart.
+func (s *stream) count() bool {
+	return !s.skipping || s.skipTxn != "" && s.skipTxn != s.txnGTID || s.event >= s.skipEvent
+}
+
+func (s *stream) ddl(_ context.Context, e *replication.BinlogEvent, ev *replication.QueryEvent, q query) error {
+	id := tableID{q.db, q.table}
+	if id.db == "" {
+		id.db = string(ev.Schema)
+	}
+	if !s.set.filter.database(id.db) || id.name != "" && !s.set.filter.table(id) {
+		return nil
+	}
+	src := s.source(e, 0)
+	if q.ddlType == "TRUNCATE" && id.name != "" && !s.set.skipTruncate {
+		t := &record.Table{Database: id.db, Name: id.name}
+		s.batch.add(topicName(s.set.prefix+"."+id.String()), t, record.OpTruncate, nil, nil, &src)
+		s.delivered = true
+	}
+	if s.set.schemaChanges && q.ddlType != "" {
+		t := &record.Table{Database: id.db, Name: id.name}
+		s.batch.add(s.set.prefix, t, record.OpDDL, nil, nil, &src)
+		change := s.batch.records[len(s.batch.records)-1].Value.(*record.ChangeEvent)
+		change.SQL, change.DDLType = string(ev.Query), q.ddlType
+		s.delivered = true
+	}
+	return nil
+}
+
+func (s *stream) source(e *replication.BinlogEvent, row int32) record.Source {
+	pos := s.read.pos
+	return record.Source{TimeMS: int64(e.Header.Timestamp) * 1000, GTID: s.txnGTID, File: s.read.file, Pos: pos, Row: row, ServerID: e.Header.ServerID}
+}
+
+func (s *stream) status() map[string]string {
+	out := map[string]string{"phase": "streaming", "file": s.read.file, "position": fmt.Sprint(s.read.pos)}
+	if g := s.gtids.String(); g != "" {
+		out["gtids"] = g
+	}
+	if s.sec > 0 {
+		out["source_time"] = time.Unix(s.sec, 0).UTC().Format(time.RFC3339)
+	}
+	s.snap.report(out)
+	return out
+}
