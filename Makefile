@@ -8,7 +8,8 @@ SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 MODULE  := github.com/millrace/millrace
-CACHE   ?= $(CURDIR)/.cache
+CACHE   ?= $(or $(MILLRACE_CACHE),$(CURDIR)/.cache)
+export MILLRACE_CACHE := $(CACHE)
 TOOLS   := $(CURDIR)/bin/tools
 SERVERS := internal/testkit/servers/servers
 VENV    := $(CACHE)/venv
