@@ -53,6 +53,9 @@ type Made struct {
 
 // Shop makes changes and remembers them.
 type Shop struct {
+	// Committed, if set before Write, is called with the changes of each transaction right after its commit.
+	Committed func(made []Made)
+
 	db  *sql.DB
 	seq atomic.Uint64
 
@@ -215,6 +218,9 @@ func (s *Shop) transaction(rng *rand.Rand, n, worker, workers int, mine *[]uint6
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit, outcome not known: %w", err)
+	}
+	if s.Committed != nil {
+		s.Committed(made)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
