@@ -188,9 +188,11 @@ func (c *conn) query(ctx context.Context, sql string) ([][]string, error) {
 	for i := range out {
 		out[i] = make([]string, r.ColumnNumber())
 		for j := range out[i] {
-			if out[i][j], err = r.GetString(i, j); err != nil {
+			v, err := r.GetString(i, j)
+			if err != nil {
 				return nil, fmt.Errorf("read %q: %w", sql, err)
 			}
+			out[i][j] = strings.Clone(v) // it points into a pooled buffer
 		}
 	}
 	return out, nil

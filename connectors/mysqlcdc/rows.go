@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/go-mysql-org/go-mysql/mysql"
 	"github.com/go-mysql-org/go-mysql/replication"
@@ -14,11 +15,14 @@ import (
 const headerSize = replication.EventHeaderSize
 
 // tableMap finds the shape of the rows that follow: by the body of the map, never by its id, which the server uses anew.
-func (s *stream) tableMap(e *replication.BinlogEvent, m *replication.TableMapEvent) error {
+func (s *stream) tableMap(e *replication.BinlogEvent, m *replication.TableMapEvent, checksum bool) error {
 	if len(e.RawData) < headerSize+8 {
 		return fmt.Errorf("table map at %s is too short", s.read)
 	}
 	body := e.RawData[headerSize+8:] // behind id and flags
+	if checksum {
+		body = body[:max(0, len(body)-replication.BinlogChecksumLength)]
+	}
 	if sh, ok := s.schema.shapes[string(body)]; ok {
 		s.maps[m.TableID] = sh
 		return nil
@@ -26,7 +30,12 @@ func (s *stream) tableMap(e *replication.BinlogEvent, m *replication.TableMapEve
 	if s.parser == nil {
 		return fmt.Errorf("table map at %s before any format description", s.read)
 	}
-	full, err := s.parser.Parse(e.RawData)
+	raw := e.RawData
+	if s.checksum && !checksum { // inside a compressed transaction; the parser expects the four bytes that are not there
+		raw = append(slices.Clone(raw), 0, 0, 0, 0)
+		binary.LittleEndian.PutUint32(raw[9:], uint32(len(raw)))
+	}
+	full, err := s.parser.Parse(raw)
 	if err != nil {
 		return fmt.Errorf("parse table map at %s: %w", s.read, err)
 	}
@@ -51,9 +60,12 @@ type rowsBody struct {
 	op              record.Op
 }
 
-func parseRows(e *replication.BinlogEvent) (rowsBody, error) {
+func parseRows(e *replication.BinlogEvent, checksum bool) (rowsBody, error) {
 	var b rowsBody
 	p := e.RawData[headerSize:]
+	if checksum {
+		p = p[:max(0, len(p)-replication.BinlogChecksumLength)]
+	}
 	v2, update, compressed := false, false, false
 	switch t := e.Header.EventType; t {
 	case replication.WRITE_ROWS_EVENTv1, replication.MARIADB_WRITE_ROWS_COMPRESSED_EVENT_V1:
@@ -125,8 +137,8 @@ func parseRows(e *replication.BinlogEvent) (rowsBody, error) {
 }
 
 // rows decodes a row event and emits its rows, but for those delivered before a restart.
-func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent) error {
-	body, err := parseRows(e)
+func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum bool) error {
+	body, err := parseRows(e, checksum)
 	if err != nil {
 		return fmt.Errorf("row event after %s: %w", s.read, err)
 	}

@@ -57,6 +57,7 @@ type stream struct {
 	batch    *rowBatch
 	sent     string // the last position handed on, to tell if there is news
 	maps     map[uint64]*shape
+	checksum bool // events end in a checksum; those inside a compressed transaction never do
 	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
 	snap     *snapshotState
 	epoch    uint64 // grows with each DDL statement
@@ -389,12 +390,12 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 	}
 	switch ev := e.Event.(type) {
 	case *replication.RowsEvent:
-		if err := s.rows(ctx, e); err != nil {
+		if err := s.rows(ctx, e, s.checksum && !inner); err != nil {
 			return err
 		}
 		move()
 	case *replication.TableMapEvent:
-		if err := s.tableMap(e, ev); err != nil {
+		if err := s.tableMap(e, ev, s.checksum && !inner); err != nil {
 			return err
 		}
 		move()
@@ -450,6 +451,7 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 		if _, err := s.parser.Parse(e.RawData); err != nil {
 			return fmt.Errorf("parse format description: %w", err)
 		}
+		s.checksum = ev.ChecksumAlgorithm == replication.BINLOG_CHECKSUM_ALG_CRC32
 		clear(s.maps)
 		if ev.CreateTimestamp != 0 && s.inTxn {
 			if s.delivered {
