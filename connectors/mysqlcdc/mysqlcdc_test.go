@@ -375,7 +375,13 @@ func TestSnapshotUnderLoad(t *testing.T) {
 			}
 			old, has := m[e.Key]
 			switch e.Op {
-			case "read", "create":
+			case "read":
+				// A row that came by the stream before its chunk was read is read once more, never with another state.
+				if has && old != e.After {
+					t.Errorf("read of an older state: %v, have %s", e, old)
+				}
+				m[e.Key] = e.After
+			case "create":
 				if has {
 					t.Errorf("%s of a row that is there: %v, have %s", e.Op, e, old)
 				}
