@@ -100,7 +100,7 @@ $(TOOLS)/%: internal/tools/go.mod
 .PHONY: generate
 generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## *.pb.go from proto/, reference docs from the config specs
 	cd proto && PATH="$(TOOLS):$$PATH" buf generate
-	$(if $(wildcard internal/docgen),go run $(MODULE)/internal/docgen/gen)
+	go test ./internal/docgen -run CheckedIn -rewrite
 	$(if $(wildcard sdk/python/generate.sh),sdk/python/generate.sh)
 
 .PHONY: check-generate
