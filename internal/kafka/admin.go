@@ -214,6 +214,10 @@ func (a *Admin) groupOffsets(ctx context.Context, group string) (map[TopicPartit
 		req := sarama.NewOffsetFetchRequest(sarama.V2_8_0_0, group, nil)
 		req.RequireStable = true
 		resp, err := b.FetchOffset(req)
+		if err == nil && resp.Err == sarama.ErrGroupIDNotFound {
+			// A group that nobody has committed to: Kafka says nothing, the embedded broker says so.
+			return &sarama.OffsetFetchResponse{}, nil
+		}
 		if err == nil && resp.Err != sarama.ErrNoError {
 			_ = a.client.RefreshCoordinator(group)
 			return nil, resp.Err

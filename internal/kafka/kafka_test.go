@@ -77,6 +77,9 @@ func TestTransactions(t *testing.T) {
 			t.Fatal(err)
 		}
 		group := "g-" + name
+		if none, err := a.GroupOffsets(ctx, group); err != nil || len(none) > 0 {
+			t.Fatalf("a group that nobody committed to: %v, %v", none, err)
+		}
 		for i := range 10 {
 			if err := p.Send(ctx, messages(name, i*100, 100)); err != nil {
 				t.Fatal(err)
@@ -129,6 +132,16 @@ func TestTransactions(t *testing.T) {
 		}
 		if got := offsets[kafka.TopicPartition{Topic: name, Partition: 0}]; got != 10 {
 			t.Errorf("committed offset %d, want 10", got)
+		}
+		// As sinks do it: without a transaction, into a new group and again.
+		tp := kafka.TopicPartition{Topic: name, Partition: 1}
+		for _, o := range []int64{3, 5} {
+			if err := a.CommitGroupOffsets(ctx, group+"-sink", map[kafka.TopicPartition]int64{tp: o}); err != nil {
+				t.Fatal(err)
+			}
+			if offsets, err := a.GroupOffsets(ctx, group+"-sink"); err != nil || offsets[tp] != o {
+				t.Fatalf("sink's offsets %v, %v, want %d", offsets, err, o)
+			}
 		}
 	})
 }
