@@ -57,7 +57,7 @@ type stream struct {
 	batch    *rowBatch
 	sent     string // the last position handed on, to tell if there is news
 	maps     map[uint64]*shape
-	checksum bool // events end in a checksum; those inside a compressed transaction never do
+	checksum bool                      // events end in a checksum; those inside a compressed transaction never do
 	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
 	snap     *snapshotState
 	epoch    uint64 // grows with each DDL statement
