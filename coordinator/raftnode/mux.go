@@ -19,8 +19,8 @@ const raftMagic = 0x01
 type Mux struct {
 	l         net.Listener
 	advertise net.Addr
-	raft      chan net.Conn
-	grpc      chan net.Conn
+	raft      *half
+	grpc      *half
 	closed    chan struct{}
 	once      sync.Once
 }
@@ -34,7 +34,9 @@ func Listen(addr, advertise string) (*Mux, error) {
 	if advertise == "" {
 		advertise = l.Addr().String()
 	}
-	return &Mux{l: l, advertise: address(advertise), raft: make(chan net.Conn), grpc: make(chan net.Conn), closed: make(chan struct{})}, nil
+	m := &Mux{l: l, advertise: address(advertise), closed: make(chan struct{})}
+	m.raft, m.grpc = m.half(), m.half()
+	return m, nil
 }
 
 type address string
@@ -81,7 +83,9 @@ func (m *Mux) route(c net.Conn) {
 		to = m.raft
 	}
 	select {
-	case to <- &peeked{c, r}:
+	case to.conns <- &peeked{c, r}:
+	case <-to.closed:
+		_ = c.Close()
 	case <-m.closed:
 		_ = c.Close()
 	}
@@ -100,27 +104,40 @@ func (m *Mux) Close() error {
 	return m.l.Close()
 }
 
-// GRPC is the listener for a gRPC server. Closing it closes nothing: the Mux owns the port.
-func (m *Mux) GRPC() net.Listener { return &half{m, m.grpc} }
+// GRPC is the listener for a gRPC server. Closing it ends its part only: the Mux owns the port.
+func (m *Mux) GRPC() net.Listener { return m.grpc }
 
 // Raft is the stream layer for Raft.
-func (m *Mux) Raft() raft.StreamLayer { return &half{m, m.raft} }
+func (m *Mux) Raft() raft.StreamLayer { return m.raft }
 
 type half struct {
-	m     *Mux
-	conns chan net.Conn
+	m      *Mux
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (m *Mux) half() *half {
+	return &half{m: m, conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
 func (h *half) Accept() (net.Conn, error) {
 	select {
 	case c := <-h.conns:
 		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
 	case <-h.m.closed:
 		return nil, net.ErrClosed
 	}
 }
 
-func (h *half) Close() error   { return nil }
+// Close ends Accept.
+func (h *half) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
 func (h *half) Addr() net.Addr { return h.m.advertise }
 
 // Dial implements raft.StreamLayer.

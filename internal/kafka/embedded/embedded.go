@@ -6,6 +6,7 @@
 package embedded
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -90,7 +91,12 @@ func (l logger) Logf(level kfake.LogLevel, format string, args ...any) {
 	case kfake.LogLevelError:
 		l.log.Error("embedded broker", "detail", msg)
 	case kfake.LogLevelWarn:
-		l.log.Warn("embedded broker", "detail", msg)
+		// It warns of every transaction that takes 5 ms, which synced writes often do.
+		level := slog.LevelWarn
+		if strings.Contains(msg, "EndTxn slow") {
+			level = slog.LevelDebug
+		}
+		l.log.Log(context.Background(), level, "embedded broker", "detail", msg)
 	default:
 		l.log.Debug("embedded broker", "detail", msg)
 	}
