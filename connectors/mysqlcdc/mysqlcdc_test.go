@@ -302,6 +302,12 @@ func TestResumeFromEveryOffset(t *testing.T) {
 					})...)
 				}
 				want := flat(all)
+				if compressed {
+					var n int
+					if err := db.QueryRowContext(t.Context(), "SELECT COALESCE(SUM(transaction_counter),0) FROM performance_schema.binary_log_transaction_compression_stats WHERE compression_type='ZSTD'").Scan(&n); err != nil || n == 0 {
+						t.Fatalf("no transaction was compressed: %v", err)
+					}
+				}
 				_ = task.Close()
 				got := map[string]int{}
 				for _, e := range want {
@@ -504,4 +510,138 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	})
+}
+
+// TestConnectionsCut kills all of the task's connections again and again: each change still comes once and in order.
+func TestConnectionsCut(t *testing.T) {
+	for _, kind := range []string{"mysql", "mariadb"} { // servers of its own: it kills all that reads the binlog
+		srv := testkit.Instance(t, kind)
+		db, name := testkit.Database(t, srv)
+		run := session(t, db)
+		run("CREATE TABLE a (id INT PRIMARY KEY AUTO_INCREMENT, v INT)")
+		task := open(t, config(srv, name, "snapshot.mode", "no_data", "max.batch.size", "7"), nil)
+		const n = 600
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for i := range n / 20 {
+				var rows []string
+				for j := range 20 {
+					rows = append(rows, fmt.Sprintf("(%d)", i*20+j))
+				}
+				run("INSERT INTO a (v) VALUES " + strings.Join(rows, ","))
+				time.Sleep(20 * time.Millisecond)
+			}
+		})
+		cuts := 0
+		var got []event
+		for len(got) < n {
+			s, err := poll(t, task, 20*time.Second)
+			if err != nil {
+				t.Fatalf("after %d rows and %d cuts: %v", len(got), cuts, err)
+			}
+			got = append(got, s.events...)
+			if len(got)/100 > cuts {
+				cuts++
+				rows, err := db.QueryContext(t.Context(), "SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'")
+				if err != nil {
+					t.Fatal(err)
+				}
+				var ids []string
+				for rows.Next() {
+					var id string
+					if err := rows.Scan(&id); err != nil {
+						t.Fatal(err)
+					}
+					ids = append(ids, id)
+				}
+				_ = rows.Close()
+				for _, id := range ids {
+					_, _ = db.ExecContext(t.Context(), "KILL "+id)
+				}
+			}
+		}
+		wg.Wait()
+		for i, e := range got {
+			if want := fmt.Sprintf("v=i%d", i); !strings.HasSuffix(e.After, want) {
+				t.Fatalf("event %d is %v", i, e)
+			}
+		}
+		t.Logf("%s: %d rows, %d cuts", kind, len(got), cuts)
+	}
+}
+
+// TestWithoutGTID takes the other ways: file and position, locking chunk reads, and the default metadata.
+func TestWithoutGTID(t *testing.T) {
+	srv := testkit.Instance(t, "mysql", "gtid_mode=OFF", "enforce_gtid_consistency=OFF", "binlog_row_metadata=MINIMAL")
+	db, name := testkit.Database(t, srv)
+	run := session(t, db)
+	tables(run)
+	run("INSERT INTO a VALUES (1,'x'),(2,'y')", "INSERT INTO n VALUES (1)")
+	cfg := config(srv, name)
+	task := open(t, cfg, nil)
+	first := until(t, task, snapshotDone)
+	if n := len(flat(first)); n != 3 {
+		t.Errorf("snapshot has %d rows", n)
+	}
+	_ = task.Close()
+	run("INSERT INTO a VALUES (3,'z')", "CREATE TABLE z (a INT PRIMARY KEY)", "INSERT INTO z VALUES (1)")
+	last := first[len(first)-1]
+	if last.offset["gtids"] != nil {
+		t.Errorf("offset has GTIDs: %v", last.offset)
+	}
+	got := flat(until(t, open(t, cfg, last.offset), sees("z")))
+	if len(got) != 2 || got[0].After != `id=i3 v="z"` {
+		t.Errorf("after the snapshot: %v", got)
+	}
+	foreign := maps.Clone(last.offset)
+	foreign["server_uuid"] = "other"
+	bad := &source{}
+	err := bad.Open(t.Context(), connectors.SourceContext{TaskContext: connectors.TaskContext{Config: cfg, Logger: testkit.Logger(t)},
+		Offset: func(context.Context, map[string]any) (map[string]any, error) { return foreign, nil }})
+	if err == nil || !strings.Contains(err.Error(), "belongs to server other") {
+		t.Errorf("another server's offset: %v", err)
+	}
+	_ = bad.Close()
+}
+
+// BenchmarkStream measures binlog to batches, and the snapshot, with a real server.
+func BenchmarkStream(b *testing.B) {
+	srv := testkit.MySQL(b)
+	db, name := testkit.Database(b, srv)
+	exec := func(s string) {
+		if _, err := db.ExecContext(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	exec("CREATE TABLE a (id INT PRIMARY KEY AUTO_INCREMENT, v VARCHAR(40), n INT, d DECIMAL(10,2), t DATETIME)")
+	const rows = 200000
+	measure := func(what string, mode string, ready chan struct{}) {
+		task := &source{}
+		defer func() { _ = task.Close() }()
+		err := task.Open(b.Context(), connectors.SourceContext{TaskContext: connectors.TaskContext{Config: config(srv, name, "snapshot.mode", mode), Logger: testkit.Logger(b)},
+			Offset: func(context.Context, map[string]any) (map[string]any, error) { return nil, nil }})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if ready != nil {
+			for i := 0; i < rows; i += 1000 {
+				exec("INSERT INTO a (v,n,d,t) VALUES " + strings.Repeat("('some text of usual length',5,12.34,'2024-01-01 10:11:12'),", 999) + "('x',1,1,'2024-01-01')")
+			}
+		}
+		start := time.Now()
+		for n := 0; n < rows; {
+			batch, err := task.Poll(b.Context())
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += len(batch.Records)
+			batch.Release()
+		}
+		b.ReportMetric(rows/time.Since(start).Seconds(), what+"-rows/s")
+	}
+	for b.Loop() {
+		measure("stream", "no_data", make(chan struct{}))
+		measure("snapshot", "initial", nil)
+		exec("TRUNCATE a")
+	}
 }
