@@ -60,7 +60,7 @@ func compare(ctx context.Context, db *sql.DB, s *shop.Shop, from uint64, brokers
 	}
 	fmt.Printf("  table  warehouse.orders  %d rows, row by row equal to shop.orders (%d rows) through both functions, %.1f s after the last change\n", len(want), len(source), time.Since(began).Seconds())
 
-	events, n, err := topicEvents(ctx, brokers, "shop.shop.orders")
+	events, n, err := shop.ReadTopic(ctx, brokers, "shop.shop.orders")
 	if err != nil {
 		return err
 	}

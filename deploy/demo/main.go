@@ -77,7 +77,7 @@ func run(ctx context.Context, o options) error {
 	if err := startNodes(ctx, f); err != nil {
 		return err
 	}
-	a := cluster{api.NewClient(f.Nodes[1].REST)}
+	a := fleet.Cluster{Client: api.NewClient(f.Nodes[1].REST)}
 
 	writing, stopWriting := context.WithCancel(ctx)
 	defer stopWriting()
@@ -93,11 +93,13 @@ func run(ctx context.Context, o options) error {
 		}
 		fmt.Printf("  created %-10s %s\n", c.name, c.what)
 	}
-	if err := a.waitRunning(ctx, 20*time.Second); err != nil {
+	took, err := a.WaitRunning(ctx, 20*time.Second)
+	if err != nil {
 		return err
 	}
+	fmt.Printf("  all tasks run after %d ms\n", took.Milliseconds())
 	from := s.Seq() // from here on every change must be in the topic
-	brokers, err := a.brokers(ctx)
+	brokers, err := a.Brokers(ctx)
 	if err != nil {
 		return err
 	}
@@ -209,7 +211,7 @@ func startNodes(ctx context.Context, f *fleet.Fleet) error {
 }
 
 // underLoad shows the pipeline at work and kills a worker a third of the way in.
-func underLoad(ctx context.Context, o options, f *fleet.Fleet, a cluster, s *shop.Shop, lat *latency) error {
+func underLoad(ctx context.Context, o options, f *fleet.Fleet, a fleet.Cluster, s *shop.Shop, lat *latency) error {
 	title("under load for %d s; after a third of it a worker is killed with kill -9", o.seconds)
 	end := time.Now().Add(time.Duration(o.seconds) * time.Second)
 	killAt := time.Now().Add(time.Duration(o.seconds) * time.Second / 3)
@@ -230,7 +232,7 @@ func underLoad(ctx context.Context, o options, f *fleet.Fleet, a cluster, s *sho
 				return err
 			}
 		}
-		stages, err := a.stages(ctx)
+		stages, err := a.Stages(ctx)
 		if err != nil {
 			return err
 		}
@@ -241,14 +243,15 @@ func underLoad(ctx context.Context, o options, f *fleet.Fleet, a cluster, s *sho
 	if !killed {
 		return fmt.Errorf("no worker was killed: DEMO_SECONDS=%d is too short", o.seconds)
 	}
-	return a.waitRunning(ctx, 20*time.Second)
+	_, err := a.WaitRunning(ctx, 20*time.Second)
+	return err
 }
 
 // killWorker kills a node that runs tasks and holds neither the broker nor the leadership's only copy, and waits until
 // its tasks run elsewhere.
-func killWorker(ctx context.Context, f *fleet.Fleet, a cluster) error {
+func killWorker(ctx context.Context, f *fleet.Fleet, a fleet.Cluster) error {
 	victim := f.Nodes[2]
-	before, err := a.tasksByWorker(ctx)
+	before, err := a.TasksByWorker(ctx)
 	if err != nil {
 		return err
 	}
@@ -257,8 +260,8 @@ func killWorker(ctx context.Context, f *fleet.Fleet, a cluster) error {
 	victim.Kill()
 	began := time.Now()
 	for {
-		now, err := a.tasksByWorker(ctx)
-		if err == nil && len(now[victim.ID]) == 0 && now.running() >= before.running() {
+		now, err := a.TasksByWorker(ctx)
+		if err == nil && len(now[victim.ID]) == 0 && now.Running() >= before.Running() {
 			fmt.Printf("  ── its tasks run again after %.1f s: %s\n", time.Since(began).Seconds(), now)
 			return nil
 		}

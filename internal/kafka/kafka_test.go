@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/kafka/embedded"
+	"github.com/millrace/millrace/internal/testkit"
 )
 
-// brokers runs f against the embedded broker and, where KAFKA_BROKERS names one, a real Kafka.
+// brokers runs f against the embedded broker and a real Kafka.
 func brokers(t *testing.T, f func(t *testing.T, c kafka.Config)) {
 	t.Helper()
 	t.Run("embedded", func(t *testing.T) {
@@ -24,14 +24,7 @@ func brokers(t *testing.T, f func(t *testing.T, c kafka.Config)) {
 		f(t, kafka.Config{Brokers: []string{b.Addr()}})
 	})
 	t.Run("kafka", func(t *testing.T) {
-		addr := os.Getenv("KAFKA_BROKERS")
-		if addr == "" {
-			if os.Getenv("MILLRACE_REQUIRE_SERVERS") != "" {
-				t.Fatal("KAFKA_BROKERS is not set, and MILLRACE_REQUIRE_SERVERS wants a real Kafka")
-			}
-			t.Skip("SKIP: no real Kafka: KAFKA_BROKERS is not set (make test sets it)")
-		}
-		f(t, kafka.Config{Brokers: []string{addr}})
+		f(t, kafka.Config{Brokers: []string{testkit.Kafka(t)}})
 	})
 }
 
