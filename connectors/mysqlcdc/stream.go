@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/go-mysql-org/go-mysql/client"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/connectors/record"
 )
 
@@ -57,6 +59,7 @@ type stream struct {
 	batch    *rowBatch
 	sent     string // the last position handed on, to tell if there is news
 	maps     map[uint64]*shape
+	lostOnce bool                      // a connection was lost before
 	checksum bool                      // events end in a checksum; those inside a compressed transaction never do
 	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
 	snap     *snapshotState
@@ -113,18 +116,50 @@ func (s *stream) position() position {
 	return p
 }
 
+// sameServer checks after a lost connection that the address still leads to the same server: a position of another one
+// means nothing. If it does not, the task starts over, with all of Open's checks.
+func (s *stream) sameServer(ctx context.Context) error {
+	c, err := s.set.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	info, problems, err := s.set.inspect(ctx, c)
+	if err != nil {
+		return err
+	}
+	if len(problems) == 0 && info.uuid != s.server.uuid {
+		return errOtherServer
+	}
+	return configdef.AsError(problems)
+}
+
+var errOtherServer = connectors.Retriable(errors.New("the address leads to another server now; the task starts over"))
+
 // run follows the log until ctx ends or an error that does not pass.
-func (s *stream) run(ctx context.Context) error {
+func (s *stream) run(ctx context.Context) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // I9: what a damaged event does to a decoder must end this task only
+			err = fmt.Errorf("binlog stream at %s: panic: %v\n%s", s.read, r, debug.Stack())
+		}
+	}()
 	for attempt := 0; ; attempt++ {
 		before := s.read
-		err := s.follow(ctx)
+		var err error
+		if attempt > 0 || s.lostOnce {
+			err = s.sameServer(ctx)
+		}
+		if err == nil {
+			err = s.follow(ctx)
+		}
+		s.lostOnce = true
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if s.read != before {
 			attempt = 0
 		}
-		if !connectors.IsRetriable(err) || attempt >= reconnects {
+		if !connectors.IsRetriable(err) || attempt >= reconnects || errors.Is(err, errOtherServer) {
 			return err
 		}
 		s.log.Warn("binlog connection lost; connecting again", "err", err, "attempt", attempt+1)
