@@ -34,7 +34,7 @@ build: ## bin/millrace, one static binary
 test: vet ## everything that decides a merge: real MariaDB, MySQL and Kafka, race detector, Python SDK
 	$(if $(wildcard sdk/python/pyproject.toml),$(MAKE) --no-print-directory venv)
 	$(SERVERS) install
-	MILLRACE_REQUIRE_SERVERS=1 $(SERVERS) run $(MAKE) --no-print-directory test-go test-python
+	MILLRACE_REQUIRE_SERVERS=1 $(SERVERS) run $(MAKE) --no-print-directory test-go test-system test-python
 
 .PHONY: test-short
 test-short: ## what needs no server, in about a minute
@@ -44,6 +44,10 @@ test-short: ## what needs no server, in about a minute
 .PHONY: test-go
 test-go:
 	go test -race -shuffle=on -p 1 -timeout $(TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
+
+.PHONY: test-system
+test-system: ## the demo, shorter: real processes, a kill -9, and every row compared at the end
+	DEMO_SECONDS=15 deploy/demo/demo.sh
 
 .PHONY: test-python
 test-python:
