@@ -98,6 +98,9 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	fmt.Printf("  all tasks run after %d ms\n", took.Milliseconds())
+	if err := a.WaitCommitted(ctx, "shop"); err != nil {
+		return err
+	}
 	from := s.Seq() // from here on every change must be in the topic
 	brokers, err := a.Brokers(ctx)
 	if err != nil {

@@ -56,6 +56,22 @@ func (c Cluster) WaitRunning(ctx context.Context, limit time.Duration) (time.Dur
 	}
 }
 
+// WaitCommitted waits until a source has committed something: from then on its place in the log is stored, and every later change must come
+// out of it.
+func (c Cluster) WaitCommitted(ctx context.Context, source string) error {
+	for {
+		p, err := c.Progress(ctx, source)
+		if err == nil && len(p.Tasks) > 0 && p.Tasks[0].RecordsOut > 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("source %s commits nothing: %w", source, errors.Join(err, ctx.Err()))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // Stages shows the lag of each connector.
 func (c Cluster) Stages(ctx context.Context) (string, error) {
 	names, err := c.Connectors(ctx)
