@@ -66,7 +66,8 @@ type stream struct {
 	epoch    uint64 // grows with each DDL statement
 }
 
-// do runs f on the stream's goroutine and waits for it.
+// do runs f on the stream's goroutine and waits for it. Once f has begun it is waited for even when ctx ends, since f writes what the
+// caller reads; so what f waits for must end with ctx.
 func (s *stream) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	select {
@@ -74,12 +75,8 @@ func (s *stream) do(ctx context.Context, f func()) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	<-done
+	return nil
 }
 
 // restore sets the place to go on from.
