@@ -104,6 +104,12 @@ func problemsOf(ctx context.Context, p *connectors.Plugin, given map[string]stri
 	go func() { done <- result{config.Check(ctx, p, given)} }()
 	select {
 	case r := <-done:
+		for i, x := range r.problems {
+			// Whoever reads the message must see which key it is about.
+			if !strings.Contains(x.Message, x.Key) {
+				r.problems[i].Message = fmt.Sprintf("Invalid value for configuration %s: %s", x.Key, x.Message)
+			}
+		}
 		return append(problems, r.problems...)
 	case <-time.After(config.ValidateLimit + 500*time.Millisecond):
 		return append(problems, configdef.Problem{Key: config.ConnectorClass, Value: p.Class, Message: fmt.Sprintf(

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -50,15 +52,28 @@ type Producer struct {
 	offsets    map[string]map[TopicPartition]int64
 	acks       chan ack
 	inFlight   int
-	turn       int32
-	err        error
-	closed     atomic.Bool
+	// refused are batches that a broker did not take because it does not lead the partition (yet); they go out again, in order.
+	refused  []sent
+	refusals time.Time // when the first of them was refused; zero: none
+	turn     int32
+	err      error
+	closed   atomic.Bool
 }
 
 type ack struct {
-	resp *sarama.ProduceResponse
-	err  error
+	resp    *sarama.ProduceResponse
+	err     error
+	batches []sent
 }
+
+// sent is a batch on its way.
+type sent struct {
+	tp TopicPartition
+	b  *sarama.RecordBatch
+}
+
+// refusalLimit bounds how long refused batches are tried again.
+const refusalLimit = 15 * time.Second
 
 // NewProducer makes a producer. With a transactional id, older producers with that id are fenced and their open transactions
 // are resolved when it returns (I1). It tries until ctx ends.
@@ -181,45 +196,110 @@ func (p *Producer) send(ctx context.Context, msgs []Message) error {
 			return err
 		}
 	}
+	// Batches behind a refused one would be out of sequence.
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
 	// Round by round: a request holds at most one batch of a partition.
 	for round := 0; ; round++ {
-		requests := map[*sarama.Broker]*sarama.ProduceRequest{}
-		var brokers []*sarama.Broker
+		var list []sent
 		for _, tp := range order {
-			if round >= len(batches[tp]) {
-				continue
+			if round < len(batches[tp]) {
+				b := batches[tp][round]
+				b.FirstSequence = p.seq[tp]
+				p.seq[tp] = int32((int64(p.seq[tp]) + int64(len(b.Records))) & 0x7fffffff)
+				list = append(list, sent{tp, b})
 			}
-			leader, err := p.client.Leader(tp.Topic, tp.Partition)
-			if err != nil {
-				return fmt.Errorf("leader of %v: %w", tp, classify(err))
-			}
-			req := requests[leader]
-			if req == nil {
-				req = &sarama.ProduceRequest{RequiredAcks: sarama.WaitForAll, Timeout: int32(requestTimeout / time.Millisecond), Version: 7}
-				if p.id != "" {
-					req.TransactionalID = &p.id
-				}
-				requests[leader] = req
-				brokers = append(brokers, leader)
-			}
-			b := batches[tp][round]
-			b.FirstSequence = p.seq[tp]
-			p.seq[tp] = int32((int64(p.seq[tp]) + int64(len(b.Records))) & 0x7fffffff)
-			req.AddBatch(tp.Topic, tp.Partition, b)
 		}
-		if len(brokers) == 0 {
+		if len(list) == 0 {
 			return nil
 		}
-		for _, b := range brokers {
-			if err := p.await(ctx, maxInFlight-1); err != nil {
-				return err
-			}
-			if err := b.AsyncProduce(requests[b], func(resp *sarama.ProduceResponse, err error) { p.acks <- ack{resp, err} }); err != nil {
-				return fmt.Errorf("produce: %w", classify(err))
-			}
-			p.inFlight++
+		if err := p.produce(ctx, list); err != nil {
+			return err
 		}
 	}
+}
+
+// produce sends batches of different partitions, each to its leader.
+func (p *Producer) produce(ctx context.Context, list []sent) error {
+	byBroker := map[*sarama.Broker][]sent{}
+	var brokers []*sarama.Broker
+	for _, x := range list {
+		leader, err := p.client.Leader(x.tp.Topic, x.tp.Partition)
+		if err != nil {
+			return fmt.Errorf("leader of %v: %w", x.tp, classify(err))
+		}
+		if byBroker[leader] == nil {
+			brokers = append(brokers, leader)
+		}
+		byBroker[leader] = append(byBroker[leader], x)
+	}
+	for _, b := range brokers {
+		req := &sarama.ProduceRequest{RequiredAcks: sarama.WaitForAll, Timeout: int32(requestTimeout / time.Millisecond), Version: 7}
+		if p.id != "" {
+			req.TransactionalID = &p.id
+		}
+		batches := byBroker[b]
+		for _, x := range batches {
+			req.AddBatch(x.tp.Topic, x.tp.Partition, x.b)
+		}
+		if err := p.await(ctx, maxInFlight-1); err != nil {
+			return err
+		}
+		err := b.AsyncProduce(req, func(resp *sarama.ProduceResponse, err error) { p.acks <- ack{resp, err, batches} })
+		if err != nil {
+			return fmt.Errorf("produce: %w", classify(err))
+		}
+		p.inFlight++
+	}
+	return nil
+}
+
+// settle sends refused batches again until none is left or their time is over.
+func (p *Producer) settle(ctx context.Context) error {
+	for len(p.refused) > 0 {
+		if err := p.await(ctx, 0); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+		list := p.refused
+		p.refused = nil
+		topics := map[string]bool{}
+		for _, x := range list {
+			topics[x.tp.Topic] = true
+		}
+		if err := p.client.RefreshMetadata(slices.Collect(maps.Keys(topics))...); err != nil {
+			return fmt.Errorf("find leaders anew: %w", classify(err))
+		}
+		// One batch of a partition at a time, so that another refusal keeps their order.
+		for len(list) > 0 {
+			var round, rest []sent
+			for _, x := range list {
+				if slices.ContainsFunc(round, func(y sent) bool { return y.tp == x.tp }) {
+					rest = append(rest, x)
+				} else {
+					round = append(round, x)
+				}
+			}
+			if err := p.produce(ctx, round); err != nil {
+				return err
+			}
+			if err := p.await(ctx, 0); err != nil {
+				return err
+			}
+			if len(p.refused) > 0 {
+				p.refused = append(p.refused, rest...)
+				break
+			}
+			list = rest
+		}
+	}
+	p.refusals = time.Time{}
+	return nil
 }
 
 // batch turns messages into record batches by partition, in the messages' order. order lists the partitions as they came.
@@ -348,14 +428,41 @@ func (p *Producer) await(ctx context.Context, n int) error {
 			if a.err != nil {
 				return fmt.Errorf("produce: %w", classify(a.err))
 			}
-			for topic, blocks := range a.resp.Blocks {
-				for n, b := range blocks {
-					if b.Err != sarama.ErrNoError {
-						return fmt.Errorf("produce to %v: %w", TopicPartition{topic, n}, kerror(b.Err))
-					}
-				}
+			if err := p.take(a); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+// take reads one answer. A batch that was refused before it was stored is kept for settle; so are those behind it, which the broker
+// finds out of sequence.
+func (p *Producer) take(a ack) error {
+	for _, x := range a.batches {
+		block := a.resp.GetBlock(x.tp.Topic, x.tp.Partition)
+		if block == nil {
+			return fmt.Errorf("produce to %v: %w", x.tp, &Error{ErrUnavailable, sarama.ErrIncompleteResponse})
+		}
+		behind := slices.ContainsFunc(p.refused, func(y sent) bool { return y.tp == x.tp })
+		switch block.Err {
+		case sarama.ErrNoError:
+			continue
+		case sarama.ErrNotLeaderForPartition, sarama.ErrLeaderNotAvailable, sarama.ErrUnknownTopicOrPartition, sarama.ErrReplicaNotAvailable, sarama.ErrNotEnoughReplicas:
+		case sarama.ErrOutOfOrderSequenceNumber:
+			if !behind {
+				return fmt.Errorf("produce to %v: %w", x.tp, kerror(block.Err))
+			}
+		default:
+			return fmt.Errorf("produce to %v: %w", x.tp, kerror(block.Err))
+		}
+		if p.refusals.IsZero() {
+			p.refusals = time.Now()
+		}
+		if time.Since(p.refusals) > refusalLimit {
+			return fmt.Errorf("produce to %v, for %v: %w", x.tp, refusalLimit, kerror(block.Err))
+		}
+		p.refused = append(p.refused, x)
 	}
 	return nil
 }
@@ -385,6 +492,9 @@ func (p *Producer) Commit(ctx context.Context) error {
 
 func (p *Producer) commit(ctx context.Context) error {
 	if err := p.await(ctx, 0); err != nil {
+		return err
+	}
+	if err := p.settle(ctx); err != nil {
 		return err
 	}
 	if p.id == "" {
