@@ -265,9 +265,11 @@ func (c *Coordinator) register(ctx context.Context) error {
 	client := clusterclient.New(c.opts.Join)
 	defer client.Close()
 	var last string
+	began := time.Now()
 	for {
 		err := c.registerOnce(ctx, client)
-		if err != nil && ctx.Err() == nil && err.Error() != last {
+		// A moment without a leader is how every start begins.
+		if err != nil && ctx.Err() == nil && err.Error() != last && time.Since(began) > 3*time.Second {
 			last = err.Error()
 			c.opts.Logger.Warn("not known to the cluster yet; trying on", "err", err)
 		}

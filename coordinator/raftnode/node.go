@@ -256,8 +256,11 @@ func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	case level == hclog.Warn:
 		at = slog.LevelInfo
 	}
-	if strings.HasPrefix(msg, "heartbeat timeout reached") {
+	switch {
+	case strings.HasPrefix(msg, "heartbeat timeout reached"):
 		at = slog.LevelInfo
+	case strings.HasPrefix(msg, "failed to heartbeat to"), strings.HasPrefix(msg, "failed to appendEntries to"), strings.HasPrefix(msg, "failed to decode incoming command"):
+		at = slog.LevelDebug // at each try; that a peer is away is said by "failed to contact"
 	}
 	s.log.Log(context.Background(), at, "raft: "+msg, args...)
 }
