@@ -17,6 +17,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -36,12 +37,18 @@ const (
 // Spec is the class's own keys.
 func Spec() *configdef.Spec {
 	return configdef.New(
-		configdef.Key{Name: Path, Type: configdef.String, Required: true, Importance: configdef.High, Group: "File", Width: configdef.WidthLong, Example: "/srv/archive",
-			Doc: "Directory for the files, on the worker that runs the task; on a shared file system if tasks may move between machines. Files are <topic>/<partition>/<first offset>.jsonl below it."},
-		configdef.Key{Name: RotateBytes, Type: configdef.Long, Default: "134217728", HasMin: true, Min: 1, Importance: configdef.Medium, Group: "File",
-			Doc: "Size in bytes at which a file is finished and the next one begun."},
-		configdef.Key{Name: RotateInterval, Type: configdef.Long, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "File",
-			Doc: "Age in milliseconds at which a file is finished, looked at when records arrive; 0: only by size."},
+		configdef.Key{
+			Name: Path, Type: configdef.String, Required: true, Importance: configdef.High, Group: "File", Width: configdef.WidthLong, Example: "/srv/archive",
+			Doc: "Directory for the files, on the worker that runs the task; on a shared file system if tasks may move between machines. Files are <topic>/<partition>/<first offset>.jsonl below it.",
+		},
+		configdef.Key{
+			Name: RotateBytes, Type: configdef.Long, Default: "134217728", HasMin: true, Min: 1, Importance: configdef.Medium, Group: "File",
+			Doc: "Size in bytes at which a file is finished and the next one begun.",
+		},
+		configdef.Key{
+			Name: RotateInterval, Type: configdef.Long, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "File",
+			Doc: "Age in milliseconds at which a file is finished, looked at when records arrive; 0: only by size.",
+		},
 	)
 }
 
@@ -199,10 +206,8 @@ func (t *task) Put(_ context.Context, records []record.Record) error {
 		if r.Value == nil {
 			line = []byte("null") // a tombstone
 		}
-		for _, c := range line {
-			if c == '\n' {
-				return &connectors.RecordError{Index: i, Err: errors.New("the value holds a line break and would not be one line")}
-			}
+		if slices.Contains(line, '\n') {
+			return &connectors.RecordError{Index: i, Err: errors.New("the value holds a line break and would not be one line")}
 		}
 		p, err := t.part(connectors.TopicPartition{Topic: r.Topic, Partition: r.Partition})
 		if err != nil {

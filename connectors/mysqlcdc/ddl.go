@@ -34,7 +34,7 @@ var (
 	reRename  = regexp.MustCompile(`(?is)\sto\s+` + name)
 	reIndex   = regexp.MustCompile(`(?is)^(create|drop)\s+(?:or\s+replace\s+)?(?:online\s+|offline\s+)?(?:unique\s+|fulltext\s+|spatial\s+)?index\s.*?\son\s+` + name)
 	reDB      = regexp.MustCompile("(?is)^(?:create|drop|alter)\\s+(?:or\\s+replace\\s+)?(?:database|schema)\\s+(?:if\\s+(?:not\\s+)?exists\\s+)?(`(?:[^`]|``)+`|[^\\s`;]+)")
-	reAltered = regexp.MustCompile("(?is)^(rename\\s+(?:to\\s+|as\\s+)?|add\\s+(?:unique|index|key|fulltext|spatial)\\b|drop\\s+(?:index|key|constraint)\\b)")
+	reAltered = regexp.MustCompile(`(?is)^(rename\s+(?:to\s+|as\s+)?|add\s+(?:unique|index|key|fulltext|spatial)\b|drop\s+(?:index|key|constraint)\b)`)
 )
 
 func classify(sql string) query {

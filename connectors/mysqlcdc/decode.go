@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 
@@ -217,8 +218,8 @@ func isASCII(v []byte) bool {
 
 func little(p []byte) uint64 {
 	var v uint64
-	for i := len(p) - 1; i >= 0; i-- {
-		v = v<<8 | uint64(p[i])
+	for _, v0 := range slices.Backward(p) {
+		v = v<<8 | uint64(v0)
 	}
 	return v
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -217,10 +218,8 @@ func appendJSONDouble(out []byte, f float64) []byte {
 	}
 	start := len(out)
 	out = strconv.AppendFloat(out, f, 'f', -1, 64)
-	for _, c := range out[start:] {
-		if c == '.' {
-			return out
-		}
+	if slices.Contains(out[start:], '.') {
+		return out
 	}
 	return append(out, ".0"...)
 }

@@ -28,8 +28,10 @@ func each(t *testing.T, f func(t *testing.T, srv testkit.Server)) {
 }
 
 func config(srv testkit.Server, db string, extra ...string) map[string]string {
-	c := map[string]string{"database.hostname": srv.Host(), "database.port": fmt.Sprint(srv.Port()), "database.user": "cdc", "database.password": "cdc",
-		"topic.prefix": "t", "database.include.list": db, "database.server.id": fmt.Sprint(100000 + rand.IntN(1<<30)), "database.ssl.mode": "disabled"}
+	c := map[string]string{
+		"database.hostname": srv.Host(), "database.port": fmt.Sprint(srv.Port()), "database.user": "cdc", "database.password": "cdc",
+		"topic.prefix": "t", "database.include.list": db, "database.server.id": fmt.Sprint(100000 + rand.IntN(1<<30)), "database.ssl.mode": "disabled",
+	}
 	for i := 0; i < len(extra); i += 2 {
 		c[extra[i]] = extra[i+1]
 	}
@@ -50,7 +52,7 @@ func show(t *record.Table, row record.Row) string {
 	}
 	var out []string
 	for i, d := range row {
-		v := ""
+		var v string
 		switch d.Kind {
 		case record.KindNull:
 			v = "NULL"
@@ -171,15 +173,6 @@ func flat(steps []step) []event {
 	return out
 }
 
-func must(t *testing.T, db *sql.DB, stmts ...string) {
-	t.Helper()
-	for _, s := range stmts {
-		if _, err := db.ExecContext(t.Context(), s); err != nil {
-			t.Fatalf("%s: %v", s, err)
-		}
-	}
-}
-
 // session gives a connection of its own with sql_mode off.
 func session(t *testing.T, db *sql.DB) func(stmts ...string) {
 	t.Helper()
@@ -255,8 +248,10 @@ func TestTwoPaths(t *testing.T) {
 				t.Errorf("row %d: ops %s, %s", i, snap[i].Op, live[i].Op)
 			}
 		}
-		for _, want := range []string{"c1=i-128", "c9=u18446744073709551615", "c17=\"ÿ€é\"", "c28=\"-13:14:50\"", "c30=\"-838:59:58.999999\"",
-			"c20=x0102000000000000000000000000ff00", "c15=u18446744073709551615", "c24=u2", "c25=u5", "c12=f0.1", "c35=i1000001", "c10=\"-12345678901234567890123456789012345.012345678901234567890123456789\""} {
+		for _, want := range []string{
+			"c1=i-128", "c9=u18446744073709551615", "c17=\"ÿ€é\"", "c28=\"-13:14:50\"", "c30=\"-838:59:58.999999\"",
+			"c20=x0102000000000000000000000000ff00", "c15=u18446744073709551615", "c24=u2", "c25=u5", "c12=f0.1", "c35=i1000001", "c10=\"-12345678901234567890123456789012345.012345678901234567890123456789\"",
+		} {
 			if !strings.Contains(live[0].After+" ", want+" ") {
 				t.Errorf("stream lacks %s in %s", want, live[0].After)
 			}
@@ -596,8 +591,10 @@ func TestWithoutGTID(t *testing.T) {
 	foreign := maps.Clone(last.offset)
 	foreign["server_uuid"] = "other"
 	bad := &source{}
-	err := bad.Open(t.Context(), connectors.SourceContext{TaskContext: connectors.TaskContext{Config: cfg, Logger: testkit.Logger(t)},
-		Offset: func(context.Context, map[string]any) (map[string]any, error) { return foreign, nil }})
+	err := bad.Open(t.Context(), connectors.SourceContext{
+		TaskContext: connectors.TaskContext{Config: cfg, Logger: testkit.Logger(t)},
+		Offset:      func(context.Context, map[string]any) (map[string]any, error) { return foreign, nil },
+	})
 	if err == nil || !strings.Contains(err.Error(), "belongs to server other") {
 		t.Errorf("another server's offset: %v", err)
 	}
@@ -618,8 +615,10 @@ func BenchmarkStream(b *testing.B) {
 	measure := func(what string, mode string, ready chan struct{}) {
 		task := &source{}
 		defer func() { _ = task.Close() }()
-		err := task.Open(b.Context(), connectors.SourceContext{TaskContext: connectors.TaskContext{Config: config(srv, name, "snapshot.mode", mode), Logger: testkit.Logger(b)},
-			Offset: func(context.Context, map[string]any) (map[string]any, error) { return nil, nil }})
+		err := task.Open(b.Context(), connectors.SourceContext{
+			TaskContext: connectors.TaskContext{Config: config(srv, name, "snapshot.mode", mode), Logger: testkit.Logger(b)},
+			Offset:      func(context.Context, map[string]any) (map[string]any, error) { return nil, nil },
+		})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,12 +167,6 @@ func decodePosition(m map[string]any) (*position, error) {
 		return nil, fmt.Errorf("stored offset has neither file nor gtids: %v", m)
 	}
 	return p, err
-}
-
-func (p *position) clone() position {
-	c := *p
-	c.progress = maps.Clone(p.progress)
-	return c
 }
 
 // gtidSet is the set of transactions delivered whole. nil where the server has no GTIDs.

@@ -262,8 +262,10 @@ func (s *stream) emitDelete(sh *shape, row record.Row, src *record.Source) {
 	}
 	s.batch.add(sh.topic, sh.table, record.OpDelete, row, nil, src)
 	if s.set.tombstones && sh.table.HasKey() {
-		s.batch.records = append(s.batch.records, record.Record{Topic: sh.topic, Partition: record.AnyPartition,
-			Key: s.batch.key(sh.table, row), TimestampMS: src.TimeMS})
+		s.batch.records = append(s.batch.records, record.Record{
+			Topic: sh.topic, Partition: record.AnyPartition,
+			Key: s.batch.key(sh.table, row), TimestampMS: src.TimeMS,
+		})
 	}
 }
 

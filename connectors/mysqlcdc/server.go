@@ -69,8 +69,10 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 		return nil, nil, err
 	}
 	if missing := missingPrivileges(grants); len(missing) > 0 {
-		problems = append(problems, configdef.Problem{Key: keyUser, Value: s.user,
-			Message: fmt.Sprintf("User %q lacks the privilege %s; run %s.", s.user, strings.Join(missing, ", "), s.grant())})
+		problems = append(problems, configdef.Problem{
+			Key: keyUser, Value: s.user,
+			Message: fmt.Sprintf("User %q lacks the privilege %s; run %s.", s.user, strings.Join(missing, ", "), s.grant()),
+		})
 	}
 	return info, problems, nil
 }

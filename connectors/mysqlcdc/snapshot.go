@@ -254,11 +254,10 @@ func (n *snapshot) dial(ctx context.Context) (*conn, error) {
 
 // reader reads one table's rows into batches.
 type reader struct {
-	id      tableID
-	shape   *shape
-	columns []record.Column
-	sel     string
-	key     []int // in the emitted row
+	id    tableID
+	shape *shape
+	sel   string
+	key   []int // in the emitted row
 }
 
 func (n *snapshot) prepare(ctx context.Context, c *conn, id tableID) (*reader, error) {
@@ -477,6 +476,7 @@ func literalOf(c *record.Column, d record.Datum) string {
 		return strconv.FormatFloat(d.Float64(), 'e', -1, 64)
 	case record.KindBytes:
 		return fmt.Sprintf("X'%X'", d.B)
+	case record.KindText, record.KindNull, record.KindAbsent:
 	}
 	switch c.Family {
 	case record.FamilyDecimal:

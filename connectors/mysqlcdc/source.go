@@ -59,8 +59,7 @@ func dialProblems(s *settings, err error) []configdef.Problem {
 		return []configdef.Problem{{Key: keyUser, Value: s.user, Message: msg}, {Key: keyPassword, Value: "[hidden]", Message: msg}}
 	}
 	msg := fmt.Sprintf("No connection to %s: %v.", s.addr(), err)
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		msg = fmt.Sprintf("Host %q is not known; check the name.", s.host)
 	}
 	return []configdef.Problem{{Key: keyHost, Value: s.host, Message: msg}}
@@ -111,7 +110,8 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	t.out = st.out
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the task outlives Open's context; Close ends it
 	t.cancel = cancel
-	st.schema = &schema{filter: s.filter, prefix: s.prefix, collates: collates, tables: map[tableID]*catalogTable{}, shapes: map[string]*shape{},
+	st.schema = &schema{
+		filter: s.filter, prefix: s.prefix, collates: collates, tables: map[tableID]*catalogTable{}, shapes: map[string]*shape{},
 		catalog: func(id tableID) (*catalogTable, error) {
 			c, err := s.dial(run)
 			if err != nil {
@@ -119,7 +119,8 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 			}
 			defer c.close()
 			return c.catalog(run, id)
-		}}
+		},
+	}
 	if err := st.restore(p); err != nil {
 		return err
 	}
@@ -142,7 +143,7 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 			n := &snapshot{set: s, server: info, s: st}
 			if err := n.run(run, todo); err != nil {
 				first <- err
-				return nil
+				return nil //nolint:nilerr // it went to Poll by way of first
 			}
 			tc.Logger.Info("initial snapshot is complete", "tables", len(st.snap.tables), "rows", st.snap.rows.Load())
 			var err error
@@ -153,7 +154,7 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 				}
 			}); derr != nil || err != nil {
 				first <- cmp.Or(derr, err)
-				return nil
+				return nil //nolint:nilerr // as above
 			}
 			if s.snapshotMode == "initial_only" {
 				// Nothing more comes; Poll blocks until the task is closed.

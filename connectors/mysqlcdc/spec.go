@@ -61,13 +61,15 @@ var spec = configdef.New(append([]configdef.Key{
 	{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well."},
 	{Name: keySSLCA, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the PEM certificates of the authorities to trust. Empty: the system's."},
 	{Name: keyConnectTimeout, Type: configdef.Int, Default: "30000", HasMin: true, Min: 100, Importance: configdef.Low, Group: groupConnection, Doc: "Longest time to wait for a connection, in ms."},
-	{Name: keyPrefix, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupEvents, Doc: "First part of the names of all topics, and the key of the stored offsets. It must not change once the connector has run.",
+	{
+		Name: keyPrefix, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupEvents, Doc: "First part of the names of all topics, and the key of the stored offsets. It must not change once the connector has run.",
 		Check: func(v string) error {
 			if v != topicName(v) {
 				return fmt.Errorf("only letters, digits, dot, underscore and hyphen are allowed")
 			}
 			return nil
-		}},
+		},
+	},
 	{Name: keyDBInclude, Type: configdef.List, Default: "", Check: checkRegexes, Importance: configdef.High, Group: groupFilters, Doc: "Databases to capture, as regular expressions that match the whole name, whatever its case. Empty: all but the system's."},
 	{Name: keyDBExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Databases to leave out. Not together with database.include.list."},
 	{Name: keyTableInclude, Type: configdef.List, Default: "", Check: checkRegexes, Importance: configdef.High, Group: groupFilters, Doc: "Tables to capture, as regular expressions on db.table."},
@@ -87,8 +89,10 @@ var spec = configdef.New(append([]configdef.Key{
 	var out []configdef.Problem
 	for _, pair := range [][2]string{{keyDBInclude, keyDBExclude}, {keyTableInclude, keyTableExclude}, {keyColInclude, keyColExclude}} {
 		if v.OK(pair[0]) && v.OK(pair[1]) && len(v.List(pair[0])) > 0 && len(v.List(pair[1])) > 0 {
-			out = append(out, configdef.Problem{Key: pair[1], Value: strings.Join(v.List(pair[1]), ","),
-				Message: fmt.Sprintf("%s and %s exclude each other; give one of them.", pair[0], pair[1])})
+			out = append(out, configdef.Problem{
+				Key: pair[1], Value: strings.Join(v.List(pair[1]), ","),
+				Message: fmt.Sprintf("%s and %s exclude each other; give one of them.", pair[0], pair[1]),
+			})
 		}
 	}
 	return out
@@ -126,8 +130,10 @@ func ignoredKeys() []configdef.Key {
 		"gtid.source.filter.dml.events":          "events are not filtered by their origin",
 		"include.schema.comments":                "comments are not passed on",
 	} {
-		out = append(out, configdef.Key{Name: name, Type: configdef.String, NoDefault: true, Hidden: true, Importance: configdef.Low,
-			Group: groupIgnored, Doc: "Accepted without effect: " + why + "."})
+		out = append(out, configdef.Key{
+			Name: name, Type: configdef.String, NoDefault: true, Hidden: true, Importance: configdef.Low,
+			Group: groupIgnored, Doc: "Accepted without effect: " + why + ".",
+		})
 	}
 	sortKeys(out)
 	return out
@@ -196,8 +202,10 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		}
 	}
 	s.filter = &filter{}
-	for key, to := range map[string]*[]*regexp.Regexp{keyDBInclude: &s.filter.dbIn, keyDBExclude: &s.filter.dbOut, keyTableInclude: &s.filter.tableIn,
-		keyTableExclude: &s.filter.tableOut, keyColInclude: &s.filter.colIn, keyColExclude: &s.filter.colOut} {
+	for key, to := range map[string]*[]*regexp.Regexp{
+		keyDBInclude: &s.filter.dbIn, keyDBExclude: &s.filter.dbOut, keyTableInclude: &s.filter.tableIn,
+		keyTableExclude: &s.filter.tableOut, keyColInclude: &s.filter.colIn, keyColExclude: &s.filter.colOut,
+	} {
 		*to, _ = compileList(v.List(key)) // the spec's check compiled them already
 	}
 	return s, nil

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/go-mysql-org/go-mysql/client"
@@ -307,8 +308,7 @@ func (s *stream) follow(ctx context.Context) error {
 			if ferr := s.flush(ctx, false); ferr != nil {
 				return ferr
 			}
-			var bad *replication.EventError
-			if errors.As(err, &bad) {
+			if bad, ok := errors.AsType[*replication.EventError](err); ok {
 				return fmt.Errorf("decode binlog event %s at %s: %s", bad.Header.EventType, s.read, bad.Err)
 			}
 			return s.set.explain("read the binlog at "+s.read.String(), err)
@@ -658,7 +658,7 @@ func (s *stream) source(e *replication.BinlogEvent, row int32) record.Source {
 }
 
 func (s *stream) status() map[string]string {
-	out := map[string]string{"phase": "streaming", "file": s.read.file, "position": fmt.Sprint(s.read.pos)}
+	out := map[string]string{"phase": "streaming", "file": s.read.file, "position": strconv.FormatUint(s.read.pos, 10)}
 	if g := s.gtids.String(); g != "" {
 		out["gtids"] = g
 	}

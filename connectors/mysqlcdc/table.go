@@ -50,14 +50,14 @@ var families = map[string]record.Family{
 
 // parseMembers reads the members of enum('a','b') and set(…) from their declaration.
 func parseMembers(typ string) []string {
-	i := strings.IndexByte(typ, '(')
-	if i < 0 {
+	_, after, ok := strings.Cut(typ, "(")
+	if !ok {
 		return nil
 	}
 	var out []string
 	var cur []byte
 	in := false
-	for s := typ[i+1:]; len(s) > 0; s = s[1:] {
+	for s := after; len(s) > 0; s = s[1:] {
 		switch {
 		case !in && s[0] == '\'':
 			in, cur = true, nil

@@ -79,13 +79,15 @@ func testShape(t testing.TB) (*shape, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := []byte{0, 0, // no nulls
+	row := []byte{
+		0, 0, // no nulls
 		1, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 5, 'h', 'e', 'l', 'l', 'o', 2, 0xd6, 0xd0,
 		0x80, 0, 0, 12, 34, // 12.34
 		0x99, 0xb2, 0xba, 0xa2, 0xcc, 0x1a, 0x7c, // a datetime(3)
 		0x80, 0xa2, 0xcc, 0, 0, 1, // a time(6)
 		1, 0x0a, // binary, cut to one byte
-		5, 0, 0, 0, 12, 3, 'a', 'b', 'c'}
+		5, 0, 0, 0, 12, 3, 'a', 'b', 'c',
+	}
 	return sh, row
 }
 
@@ -102,7 +104,7 @@ func TestDecodeRow(t *testing.T) {
 	if s := show(sh.table, got); s != want {
 		t.Errorf("got  %s\nwant %s", s, want)
 	}
-	for i := range row { // an image that ends early is an error, whereever it ends
+	for i := range row { // an image that ends early is an error, wherever it ends
 		if _, _, err := sh.decodeRow(row[:i], allPresent, b); err == nil {
 			t.Errorf("%d of %d bytes decode", i, len(row))
 		}

@@ -37,12 +37,16 @@ const (
 // Spec is the class's own keys.
 func Spec() *configdef.Spec {
 	return configdef.New(
-		configdef.Key{Name: URL, Type: configdef.String, Required: true, Check: checkURL, Importance: configdef.High, Group: "Connection", Width: configdef.WidthLong, Example: "mysql://loader:${env:LOADER_PASSWORD}@db:3306/warehouse",
-			Doc: "Target database: mysql://user:password@host:port/database (mariadb:// and jdbc:mysql:// mean the same)."},
+		configdef.Key{
+			Name: URL, Type: configdef.String, Required: true, Check: checkURL, Importance: configdef.High, Group: "Connection", Width: configdef.WidthLong, Example: "mysql://loader:${env:LOADER_PASSWORD}@db:3306/warehouse",
+			Doc: "Target database: mysql://user:password@host:port/database (mariadb:// and jdbc:mysql:// mean the same).",
+		},
 		configdef.Key{Name: User, Type: configdef.String, Default: "", Importance: configdef.High, Group: "Connection", Doc: "User, if it is not in connection.url."},
 		configdef.Key{Name: Password, Type: configdef.Password, Default: "", Importance: configdef.High, Group: "Connection", Doc: "Password, if it is not in connection.url."},
-		configdef.Key{Name: TableFormat, Type: configdef.String, Default: "${table}", Importance: configdef.Medium, Group: "Table", Example: "${database}_${table}",
-			Doc: "Name of the target table. ${table}, ${database} and ${topic} are replaced by the record's."},
+		configdef.Key{
+			Name: TableFormat, Type: configdef.String, Default: "${table}", Importance: configdef.Medium, Group: "Table", Example: "${database}_${table}",
+			Doc: "Name of the target table. ${table}, ${database} and ${topic} are replaced by the record's.",
+		},
 		configdef.Key{Name: InsertMode, Type: configdef.String, Default: "upsert", OneOf: []string{"upsert"}, Importance: configdef.Medium, Group: "Table", Doc: "How rows are written: upsert writes each by its primary key, so that a repetition changes nothing."},
 		configdef.Key{Name: AutoCreate, Type: configdef.Boolean, Default: "true", Importance: configdef.Medium, Group: "Table", Doc: "Whether a missing table is created from the source's columns and primary key."},
 		configdef.Key{Name: AutoEvolve, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Table", Doc: "Whether columns that the source has and the table lacks are added. Otherwise they fail the task."},

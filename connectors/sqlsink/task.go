@@ -278,8 +278,7 @@ func (t *task) write(ctx context.Context, tx *sql.Tx, p *pending) error {
 
 // failure says what went wrong with a statement, and whether it may pass.
 func (t *task) failure(what string, err error) error {
-	var me *mysql.MySQLError
-	if errors.As(err, &me) {
+	if me, ok := errors.AsType[*mysql.MySQLError](err); ok {
 		switch me.Number {
 		case 1205, 1213, 1020, 3572, 1290, 1836, 1021, 1114: // lock waits, deadlocks, read-only, disk full
 			return connectors.Retriable(fmt.Errorf("%s: %w", what, err))

@@ -46,7 +46,7 @@ func Spec() *configdef.Spec {
 
 func oneOf(v configdef.Values) []configdef.Problem {
 	command, address := v.String(Command), v.String(Address)
-	msg := ""
+	var msg string
 	switch {
 	case command == "" && address == "":
 		msg = "Must configure one of function.command or function.address"

@@ -285,12 +285,7 @@ func (h *Herder) units(c *state.Connector) map[int32]unit {
 			}
 			if task == state.PlanningHalf && u.s != nil && u.state == "RUNNING" {
 				// A planning half follows its target state.
-				switch c.Target {
-				case commandv1.TargetState_TARGET_STATE_PAUSED:
-					u.state = "PAUSED"
-				case commandv1.TargetState_TARGET_STATE_STOPPED:
-					u.state = "STOPPED"
-				}
+				u.state = strings.TrimPrefix(c.Target.String(), "TARGET_STATE_")
 			}
 			out[task] = u
 		}

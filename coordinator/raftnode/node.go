@@ -226,7 +226,10 @@ func (n *Node) Shutdown() error {
 		done := make(chan error, 1)
 		go func() { done <- f.Error() }()
 		select {
-		case <-done:
+		case err := <-done:
+			if err != nil {
+				n.opts.Logger.Debug("leadership was not handed over", "err", err)
+			}
 		case <-time.After(2 * time.Second):
 		}
 	}
@@ -262,5 +265,5 @@ func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
 	case strings.HasPrefix(msg, "failed to heartbeat to"), strings.HasPrefix(msg, "failed to appendEntries to"), strings.HasPrefix(msg, "failed to decode incoming command"):
 		at = slog.LevelDebug // at each try; that a peer is away is said by "failed to contact"
 	}
-	s.log.Log(context.Background(), at, "raft: "+msg, args...)
+	s.log.Log(context.Background(), at, "raft", append([]any{"detail", msg}, args...)...)
 }

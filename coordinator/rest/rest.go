@@ -79,7 +79,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := s.http.Shutdown(stop); err != nil {
 		_ = s.http.Close()
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve REST: %w", err)
+	}
 	return nil
 }
 
@@ -98,7 +100,10 @@ func (s *Server) Handler() http.Handler {
 	routes := s.routes()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
+			if p := recover(); p != nil {
+				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+					panic(p) // the client went away in the middle; the server knows what to do
+				}
 				s.opts.Logger.Error("REST handler panicked", "path", r.URL.Path, "panic", p)
 				fail(w, http.StatusInternalServerError, "Internal error; the node's log has the details")
 			}
@@ -161,8 +166,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, found *route) {
 		return
 	}
 	if err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
+		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes", large.Limit))
 			return
 		}
@@ -235,7 +239,7 @@ func segments(r *http.Request) ([]string, error) {
 	for i, s := range segs {
 		u, err := url.PathUnescape(s)
 		if err != nil || u == "" {
-			return nil, errors.New("Bad path: empty or wrongly escaped segment")
+			return nil, fault.New(fault.Invalid, "Bad path: empty or wrongly escaped segment")
 		}
 		segs[i] = u
 	}

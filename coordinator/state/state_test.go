@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 
@@ -103,7 +104,7 @@ func TestConnectorLife(t *testing.T) {
 	t.Parallel()
 	s := state.New()
 	put(s, 1, "a", map[string]string{"v": "1"})
-	if r := s.Apply(2, &commandv1.Command{Kind: &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{Name: "a", CreateOnly: true}}}); r.Err != state.ErrConnectorExists {
+	if r := s.Apply(2, &commandv1.Command{Kind: &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{Name: "a", CreateOnly: true}}}); !errors.Is(r.Err, state.ErrConnectorExists) {
 		t.Errorf("second create: %v", r.Err)
 	}
 	if r := plan(s, 3, 1, "t"); r.Err != nil || r.Connector.Generation != 3 {
@@ -113,7 +114,7 @@ func TestConnectorLife(t *testing.T) {
 	if c, _ := s.Connector("a"); c.ConfigIndex != 4 || c.PlannedIndex != 1 || len(c.TaskConfigs) != 1 {
 		t.Errorf("a new config leaves the tasks until they are planned anew: %+v", c)
 	}
-	if r := plan(s, 5, 1, "t"); r.Err != state.ErrStalePlan {
+	if r := plan(s, 5, 1, "t"); !errors.Is(r.Err, state.ErrStalePlan) {
 		t.Errorf("plan of an older config: %v", r.Err)
 	}
 	if r := plan(s, 6, 4, "t"); r.Connector.Generation != 3 || r.Connector.PlannedIndex != 4 {
@@ -126,7 +127,7 @@ func TestConnectorLife(t *testing.T) {
 	if len(r.Connector.TaskConfigs) != 0 || r.Connector.PlannedIndex != 0 {
 		t.Errorf("stopped: %+v", r.Connector)
 	}
-	if r := s.Apply(9, &commandv1.Command{}); r.Err != state.ErrUnknownCommand {
+	if r := s.Apply(9, &commandv1.Command{}); !errors.Is(r.Err, state.ErrUnknownCommand) {
 		t.Errorf("empty command: %v", r.Err)
 	}
 	if _, err := state.FromImage(&commandv1.Image{Format: 99}); err == nil {

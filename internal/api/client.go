@@ -49,8 +49,7 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		var ue *url.Error
-		if errors.As(err, &ue) {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err
 		}
 		return fault.New(fault.Unavailable, "no node answers at %s: %v. Is it running? Point to another with --url or MILLRACE_URL", c.URL, err)
@@ -126,7 +125,7 @@ func (c *Client) Progress(ctx context.Context, name string) (out *Progress, err 
 	return out, err
 }
 
-// Pause, Resume, Stop and Delete do what they say.
+// Pause pauses a connector; its tasks stay where they are.
 func (c *Client) Pause(ctx context.Context, name string) error {
 	return c.Do(ctx, http.MethodPut, at(name, "/pause"), nil, nil)
 }

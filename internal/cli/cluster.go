@@ -132,7 +132,7 @@ func newTopicCommand(c *client) *cobra.Command {
 
 func (c *client) tail(cmd *cobra.Command, k kafka.Config, a *kafka.Admin, topic string, beginning, follow bool) error {
 	ctx := cmd.Context()
-	where := int64(kafka.Latest)
+	where := kafka.Latest
 	if beginning {
 		where = kafka.Earliest
 	}

@@ -33,8 +33,7 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 		if !errors.Is(err, context.Canceled) {
 			fmt.Fprintf(errOut, "millrace: %v\n", err)
 		}
-		var e *fault.Error
-		if !errors.As(err, &e) {
+		if _, ok := errors.AsType[*fault.Error](err); !ok {
 			return 1
 		}
 		return fault.Exit(err)

@@ -62,48 +62,88 @@ func controlFree(v string) error {
 
 func common() []configdef.Key {
 	return []configdef.Key{
-		{Name: Name, Type: configdef.String, Required: true, Check: controlFree, Importance: configdef.High, Group: "Common", Width: configdef.WidthMedium, Display: "Connector name",
-			Doc: "Name of the connector, unique in the cluster."},
-		{Name: ConnectorClass, Type: configdef.String, Required: true, Importance: configdef.High, Group: "Common", Width: configdef.WidthLong, Display: "Connector class",
-			Doc: "Class of the connector: its own name, or that of the Kafka Connect connector whose configs it takes over."},
-		{Name: TasksMax, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, Importance: configdef.High, Group: "Common", Width: configdef.WidthShort, Display: "Tasks max",
-			Doc: "Largest number of tasks for this connector."},
-		{Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
-			Doc: "How keys become the bytes of messages: canal-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter."},
+		{
+			Name: Name, Type: configdef.String, Required: true, Check: controlFree, Importance: configdef.High, Group: "Common", Width: configdef.WidthMedium, Display: "Connector name",
+			Doc: "Name of the connector, unique in the cluster.",
+		},
+		{
+			Name: ConnectorClass, Type: configdef.String, Required: true, Importance: configdef.High, Group: "Common", Width: configdef.WidthLong, Display: "Connector class",
+			Doc: "Class of the connector: its own name, or that of the Kafka Connect connector whose configs it takes over.",
+		},
+		{
+			Name: TasksMax, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, Importance: configdef.High, Group: "Common", Width: configdef.WidthShort, Display: "Tasks max",
+			Doc: "Largest number of tasks for this connector.",
+		},
+		{
+			Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
+			Doc: "How keys become the bytes of messages: canal-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
+		},
 		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter."},
-		{Name: ValueConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Value converter class",
-			Doc: "How values become the bytes of messages; as key.converter."},
+		{
+			Name: ValueConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Value converter class",
+			Doc: "How values become the bytes of messages; as key.converter.",
+		},
 		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter."},
-		{Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
-			Doc: "Accepted for existing configs. Headers pass as the bytes they are."},
-		{Name: "config.action.reload", Type: configdef.String, Default: "restart", OneOf: []string{"none", "restart"}, Importance: configdef.Low, Group: "Common", Hidden: true,
-			Doc: "Accepted for existing configs. References to secrets are resolved when a task starts."},
-		{Name: "tasks.max.enforce", Type: configdef.Boolean, Default: "true", Importance: configdef.Low, Group: "Common", Hidden: true,
-			Doc: "Accepted for existing configs. The limit always holds."},
-		{Name: PlacementLabels, Type: configdef.List, Default: "", Check: labels, Importance: configdef.Low, Group: "Common", Example: "zone=a,disk=ssd",
-			Doc: "Labels that a worker must have to run this connector, as name=value, comma-separated."},
-		{Name: RestartMaxAttempts, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
-			Doc: "How many times in a row a task that failed for a reason that may pass is started again by itself; 0: without limit. Failures that need somebody to act are never retried."},
-		{Name: RestartBackoff, Type: configdef.Long, Default: "500", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
-			Doc: "Wait before the first such restart, in milliseconds; it doubles with each failure."},
-		{Name: RestartBackoffMax, Type: configdef.Long, Default: "15000", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
-			Doc: "Longest wait between restarts, in milliseconds."},
-		{Name: ErrorsRetryTimeout, Type: configdef.Long, Default: "0", HasMin: true, Min: -1, Importance: configdef.Medium, Group: "Error Handling", Display: "Retry Timeout for Errors",
-			Doc: "How long a record that failed but may pass is tried again, in milliseconds; 0: not at all, -1: for ever."},
-		{Name: "errors.retry.delay.max.ms", Type: configdef.Long, Default: "60000", Importance: configdef.Low, Group: "Error Handling", Hidden: true,
-			Doc: "Accepted for existing configs. Retries of records back off to 5 s."},
-		{Name: ErrorsTolerance, Type: configdef.String, Default: "none", OneOf: []string{"none", "all"}, Importance: configdef.Medium, Group: "Error Handling", Display: "Error Tolerance",
-			Doc: "What happens to a record that can't be handled: none fails the task with the reason; all passes over it, counted, and into the dead letter queue if there is one."},
-		{Name: ErrorsLogEnable, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Log Errors",
-			Doc: "Whether each tolerated failure is written to the node's log."},
-		{Name: ErrorsLogMessages, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Log Error Details",
-			Doc: "Whether that log line names the record's topic, partition and offset. Keys and values are never logged."},
-		{Name: Linger, Type: configdef.Long, Default: "0", HasMin: true, HasMax: true, Max: 60000, Importance: configdef.Low, Group: "Batching",
-			Doc: "How long a source's transaction waits for more records once it has one, in milliseconds. 0 takes what is there: while one transaction commits the next one fills, so busy streams get big transactions anyway."},
-		{Name: BatchMaxRecords, Type: configdef.Int, Default: "10000", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Batching",
-			Doc: "Largest number of records in one transaction or one call of a sink."},
-		{Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
-			Doc: "Bytes after which a source's transaction is committed."},
+		{
+			Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Accepted for existing configs. Headers pass as the bytes they are.",
+		},
+		{
+			Name: "config.action.reload", Type: configdef.String, Default: "restart", OneOf: []string{"none", "restart"}, Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Accepted for existing configs. References to secrets are resolved when a task starts.",
+		},
+		{
+			Name: "tasks.max.enforce", Type: configdef.Boolean, Default: "true", Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Accepted for existing configs. The limit always holds.",
+		},
+		{
+			Name: PlacementLabels, Type: configdef.List, Default: "", Check: labels, Importance: configdef.Low, Group: "Common", Example: "zone=a,disk=ssd",
+			Doc: "Labels that a worker must have to run this connector, as name=value, comma-separated.",
+		},
+		{
+			Name: RestartMaxAttempts, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
+			Doc: "How many times in a row a task that failed for a reason that may pass is started again by itself; 0: without limit. Failures that need somebody to act are never retried.",
+		},
+		{
+			Name: RestartBackoff, Type: configdef.Long, Default: "500", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
+			Doc: "Wait before the first such restart, in milliseconds; it doubles with each failure.",
+		},
+		{
+			Name: RestartBackoffMax, Type: configdef.Long, Default: "15000", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
+			Doc: "Longest wait between restarts, in milliseconds.",
+		},
+		{
+			Name: ErrorsRetryTimeout, Type: configdef.Long, Default: "0", HasMin: true, Min: -1, Importance: configdef.Medium, Group: "Error Handling", Display: "Retry Timeout for Errors",
+			Doc: "How long a record that failed but may pass is tried again, in milliseconds; 0: not at all, -1: for ever.",
+		},
+		{
+			Name: "errors.retry.delay.max.ms", Type: configdef.Long, Default: "60000", Importance: configdef.Low, Group: "Error Handling", Hidden: true,
+			Doc: "Accepted for existing configs. Retries of records back off to 5 s.",
+		},
+		{
+			Name: ErrorsTolerance, Type: configdef.String, Default: "none", OneOf: []string{"none", "all"}, Importance: configdef.Medium, Group: "Error Handling", Display: "Error Tolerance",
+			Doc: "What happens to a record that can't be handled: none fails the task with the reason; all passes over it, counted, and into the dead letter queue if there is one.",
+		},
+		{
+			Name: ErrorsLogEnable, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Log Errors",
+			Doc: "Whether each tolerated failure is written to the node's log.",
+		},
+		{
+			Name: ErrorsLogMessages, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Log Error Details",
+			Doc: "Whether that log line names the record's topic, partition and offset. Keys and values are never logged.",
+		},
+		{
+			Name: Linger, Type: configdef.Long, Default: "0", HasMin: true, HasMax: true, Max: 60000, Importance: configdef.Low, Group: "Batching",
+			Doc: "How long a source's transaction waits for more records once it has one, in milliseconds. 0 takes what is there: while one transaction commits the next one fills, so busy streams get big transactions anyway.",
+		},
+		{
+			Name: BatchMaxRecords, Type: configdef.Int, Default: "10000", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Batching",
+			Doc: "Largest number of records in one transaction or one call of a sink.",
+		},
+		{
+			Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
+			Doc: "Bytes after which a source's transaction is committed.",
+		},
 	}
 }
 
@@ -147,8 +187,10 @@ func regex(v string) error {
 
 func sourceOnly() []configdef.Key {
 	return []configdef.Key{
-		{Name: ExactlyOnce, Type: configdef.String, Default: "requested", OneOf: []string{"requested", "required"}, Importance: configdef.Medium, Group: "Exactly Once Support",
-			Doc: "Sources always write records and offset in one transaction, so both values mean the same."},
+		{
+			Name: ExactlyOnce, Type: configdef.String, Default: "requested", OneOf: []string{"requested", "required"}, Importance: configdef.Medium, Group: "Exactly Once Support",
+			Doc: "Sources always write records and offset in one transaction, so both values mean the same.",
+		},
 		{Name: OffsetsTopic, Type: configdef.String, Default: "", Importance: configdef.Low, Group: "offsets.topic", Doc: "Topic for this connector's source offsets. Empty: the cluster's."},
 	}
 }

@@ -38,7 +38,7 @@ func (d *Decoder) canal(dst []record.Record, r record.Record, value []byte) ([]r
 		r.Value = v
 		return append(dst, r), nil
 	}
-	op := record.OpUnknown
+	var op record.Op
 	switch *m.Type {
 	case "INSERT", "INIT", "ROW":
 		op = record.OpCreate

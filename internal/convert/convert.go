@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -71,10 +72,8 @@ func parse(c Config) (settings, []configdef.Problem) {
 		if a, ok := aliases[name]; ok {
 			name = a
 		}
-		for _, known := range Names() {
-			if name == known {
-				return name
-			}
+		if slices.Contains(Names(), name) {
+			return name
 		}
 		problems = append(problems, configdef.Problem{Key: key, Value: given, Message: fmt.Sprintf(
 			"Invalid value %s for configuration %s: unknown converter; known are %s, and the JsonConverter, StringConverter and ByteArrayConverter of Kafka Connect", given, key, strings.Join(Names(), ", "))})

@@ -113,12 +113,21 @@ func TestCanalForm(t *testing.T) {
 		ev   record.ChangeEvent
 		want string
 	}{
-		{"insert", record.ChangeEvent{Table: table, Op: record.OpRead, After: before, Source: src},
-			`{"data":[{"id":"1","name":"a","n":null}],"database":"shop","es":1700000001000,"gtid":"","id":1,"isDdl":false,"mysqlType":{"id":"bigint unsigned","name":"varchar(32)","n":"int"},"old":null,"pkNames":["id"],"sql":"","sqlType":{"id":-5,"name":12,"n":4},"table":"t","ts":0,"type":"INSERT"}`},
-		{"update", record.ChangeEvent{Table: table, Op: record.OpUpdate, Before: before, After: after, Source: src},
-			`{"data":[{"id":"1","name":"b","n":"5"}],"database":"shop","es":1700000001000,"gtid":"","id":1,"isDdl":false,"mysqlType":{"id":"bigint unsigned","name":"varchar(32)","n":"int"},"old":[{"name":"a","n":null}],"pkNames":["id"],"sql":"","sqlType":{"id":-5,"name":12,"n":4},"table":"t","ts":0,"type":"UPDATE"}`},
-		{"ddl", record.ChangeEvent{Table: &record.Table{Database: "shop", Name: "t"}, Op: record.OpDDL, SQL: "ALTER TABLE t ADD c int", DDLType: "ALTER", Source: src},
-			`{"data":null,"database":"shop","es":1700000001000,"gtid":"","id":1,"isDdl":true,"mysqlType":null,"old":null,"pkNames":null,"sql":"ALTER TABLE t ADD c int","sqlType":null,"table":"t","ts":0,"type":"ALTER"}`},
+		{
+			"insert",
+			record.ChangeEvent{Table: table, Op: record.OpRead, After: before, Source: src},
+			`{"data":[{"id":"1","name":"a","n":null}],"database":"shop","es":1700000001000,"gtid":"","id":1,"isDdl":false,"mysqlType":{"id":"bigint unsigned","name":"varchar(32)","n":"int"},"old":null,"pkNames":["id"],"sql":"","sqlType":{"id":-5,"name":12,"n":4},"table":"t","ts":0,"type":"INSERT"}`,
+		},
+		{
+			"update",
+			record.ChangeEvent{Table: table, Op: record.OpUpdate, Before: before, After: after, Source: src},
+			`{"data":[{"id":"1","name":"b","n":"5"}],"database":"shop","es":1700000001000,"gtid":"","id":1,"isDdl":false,"mysqlType":{"id":"bigint unsigned","name":"varchar(32)","n":"int"},"old":[{"name":"a","n":null}],"pkNames":["id"],"sql":"","sqlType":{"id":-5,"name":12,"n":4},"table":"t","ts":0,"type":"UPDATE"}`,
+		},
+		{
+			"ddl",
+			record.ChangeEvent{Table: &record.Table{Database: "shop", Name: "t"}, Op: record.OpDDL, SQL: "ALTER TABLE t ADD c int", DDLType: "ALTER", Source: src},
+			`{"data":null,"database":"shop","es":1700000001000,"gtid":"","id":1,"isDdl":true,"mysqlType":null,"old":null,"pkNames":null,"sql":"ALTER TABLE t ADD c int","sqlType":null,"table":"t","ts":0,"type":"ALTER"}`,
+		},
 	} {
 		e, _ := NewEncoder(Config{})
 		b, _, err := e.Value(nil, "", &c.ev)
@@ -140,10 +149,19 @@ func TestSQLType(t *testing.T) {
 		d    record.Datum
 		want int
 	}{
-		{"tinyint unsigned", record.Uint(127), -6}, {"tinyint unsigned", record.Uint(128), 5}, {"smallint unsigned", record.Uint(32768), 4},
-		{"int unsigned", record.Uint(1), 4}, {"int unsigned", record.Uint(1 << 31), -5}, {"bigint unsigned", record.Uint(1 << 63), 3},
-		{"mediumint unsigned", record.Uint(1 << 23), 4}, {"set('a')", record.Uint(1), -7}, {"set('a')", record.Null(), 2004}, {"json", record.Null(), 1111},
-		{"json", record.Text(nil), 12}, {"year", record.Int(2024), 12}, {"binary(3)", record.Bytes(nil), 2004},
+		{"tinyint unsigned", record.Uint(127), -6},
+		{"tinyint unsigned", record.Uint(128), 5},
+		{"smallint unsigned", record.Uint(32768), 4},
+		{"int unsigned", record.Uint(1), 4},
+		{"int unsigned", record.Uint(1 << 31), -5},
+		{"bigint unsigned", record.Uint(1 << 63), 3},
+		{"mediumint unsigned", record.Uint(1 << 23), 4},
+		{"set('a')", record.Uint(1), -7},
+		{"set('a')", record.Null(), 2004},
+		{"json", record.Null(), 1111},
+		{"json", record.Text(nil), 12},
+		{"year", record.Int(2024), 12},
+		{"binary(3)", record.Bytes(nil), 2004},
 	} {
 		col := column("c", c.decl)
 		if got := sqlType(&col, c.d); got != c.want {
@@ -159,8 +177,18 @@ func TestJavaFloat(t *testing.T) {
 		bits int
 		want string
 	}{
-		{1, 32, "1.0"}, {1.5, 32, "1.5"}, {1e10, 32, "1.0E10"}, {float64(float32(3.4028235e38)), 32, "3.4028235E38"}, {float64(float32(0.1)), 32, "0.1"},
-		{1e7, 64, "1.0E7"}, {9999999, 64, "9999999.0"}, {1e-3, 64, "0.001"}, {9.99e-4, 64, "9.99E-4"}, {0, 64, "0.0"}, {math.Copysign(0, -1), 64, "-0.0"}, {-123.25, 64, "-123.25"},
+		{1, 32, "1.0"},
+		{1.5, 32, "1.5"},
+		{1e10, 32, "1.0E10"},
+		{float64(float32(3.4028235e38)), 32, "3.4028235E38"},
+		{float64(float32(0.1)), 32, "0.1"},
+		{1e7, 64, "1.0E7"},
+		{9999999, 64, "9999999.0"},
+		{1e-3, 64, "0.001"},
+		{9.99e-4, 64, "9.99E-4"},
+		{0, 64, "0.0"},
+		{math.Copysign(0, -1), 64, "-0.0"},
+		{-123.25, 64, "-123.25"},
 	} {
 		if got := string(appendJavaFloat(nil, c.f, c.bits)); got != c.want {
 			t.Errorf("%v: %s, want %s", c.f, got, c.want)

@@ -43,8 +43,7 @@ func New(k Kind, format string, args ...any) error { return &Error{k, fmt.Sprint
 
 // KindOf returns an error's kind; Internal when it has none.
 func KindOf(err error) Kind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return Internal

@@ -99,8 +99,7 @@ func (a *Admin) EnsureTopic(ctx context.Context, topic string, c TopicConfig) er
 	}
 	_, err := within(ctx, func() (struct{}, error) {
 		err := a.admin.CreateTopic(topic, d, false)
-		var te *sarama.TopicError
-		if errors.As(err, &te) {
+		if te, ok := errors.AsType[*sarama.TopicError](err); ok {
 			if te.Err == sarama.ErrTopicAlreadyExists {
 				return struct{}{}, nil
 			}

@@ -133,8 +133,7 @@ func classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	var k sarama.KError
-	if errors.As(err, &k) {
+	if k, ok := errors.AsType[sarama.KError](err); ok {
 		return kerror(k)
 	}
 	var n net.Error

@@ -38,7 +38,7 @@ func (e *Error) Unwrap() []error { return []error{e.kind, e.err} }
 const producerFenced sarama.KError = 90
 
 func kerror(k sarama.KError) error {
-	kind := ErrRefused
+	var kind error
 	switch k {
 	case sarama.ErrNoError:
 		return nil

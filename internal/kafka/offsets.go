@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -144,10 +145,8 @@ func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int
 }
 
 func wanted(only []int32, n int32) bool {
-	for _, o := range only {
-		if o == n {
-			return true
-		}
+	if slices.Contains(only, n) {
+		return true
 	}
 	return only == nil
 }

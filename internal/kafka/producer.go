@@ -475,9 +475,7 @@ func (p *Producer) AddOffsets(group string, offsets map[TopicPartition]int64) {
 	if p.offsets[group] == nil {
 		p.offsets[group] = map[TopicPartition]int64{}
 	}
-	for tp, o := range offsets {
-		p.offsets[group][tp] = o
-	}
+	maps.Copy(p.offsets[group], offsets)
 }
 
 // Commit waits until everything sent is acknowledged and commits the transaction, with the offsets added to it (I3). A

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/internal/api"
-	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/kafka/embedded"
 	"github.com/millrace/millrace/internal/testkit"
 	"github.com/millrace/millrace/internal/testkit/fleet"
@@ -87,21 +86,4 @@ func sourceConfig(s testkit.Server, db, prefix string) map[string]string {
 		"database.hostname": s.Host(), "database.port": s.Port(), "database.user": s.User, "database.password": s.Password,
 		"topic.creation.default.partitions": "4", "topic.creation.default.replication.factor": "1",
 	}
-}
-
-func readAll(t *testing.T, broker, topic string) []kafka.Fetched {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c := kafka.Config{Brokers: []string{broker}}
-	a, err := kafka.NewAdmin(ctx, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	var out []kafka.Fetched
-	if err := kafka.ReadToEnd(ctx, c, a, topic, nil, func(m kafka.Fetched) error { out = append(out, m); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -161,9 +162,7 @@ func (s *Server) configure(ctx context.Context, c *transformv1.Configure) *trans
 			config[k.Name] = k.Default
 		}
 	}
-	for k, v := range c.Config {
-		config[k] = v
-	}
+	maps.Copy(config, c.Config)
 	if s.Function.Init != nil {
 		if err := s.Function.Init(ctx, config); err != nil {
 			return &transformv1.Configured{Error: err.Error()}

@@ -57,7 +57,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		return nil, fmt.Errorf("function's directory: %w", err)
 	}
 	p := &Process{dir: dir, addr: "unix://" + filepath.Join(dir, "fn.sock"), log: o.Logger, done: make(chan struct{})}
-	cmd := exec.Command(o.Command[0], o.Command[1:]...)
+	cmd := exec.Command(o.Command[0], o.Command[1:]...) //nolint:noctx // its life is longer than ctx, which bounds its start; Stop ends it
 	cmd.Dir = o.Dir
 	if cmd.Dir == "" {
 		cmd.Dir = dir

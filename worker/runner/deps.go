@@ -203,7 +203,7 @@ func (d Deps) Input(ctx context.Context, a *kafka.Admin) ([]kafka.TopicPartition
 
 // StartOffsets returns where to begin: at the stored offsets, and where there is none at the topic's start or end.
 func (d Deps) StartOffsets(ctx context.Context, a *kafka.Admin, mine []kafka.TopicPartition, stored map[kafka.TopicPartition]int64) (map[kafka.TopicPartition]int64, error) {
-	at := int64(kafka.Earliest)
+	at := kafka.Earliest
 	if d.Settings.FromLatest {
 		at = kafka.Latest
 	}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -238,9 +239,7 @@ func (l *loop) commit(ctx context.Context) error {
 	if err := l.admin.CommitGroupOffsets(bounded, l.Settings.Group, fresh); err != nil {
 		return err
 	}
-	for tp, o := range fresh {
-		l.stored[tp] = o
-	}
+	maps.Copy(l.stored, fresh)
 	return nil
 }
 

@@ -168,7 +168,7 @@ func (n *Node) waitFor(ctx context.Context, path string) error {
 	var last error
 	for ctx.Err() == nil {
 		if !n.Alive() {
-			return fmt.Errorf("node %s ended: %v\n%s", n.ID, n.err, n.Log(2000))
+			return fmt.Errorf("node %s ended: %w\n%s", n.ID, n.err, n.Log(2000))
 		}
 		reqCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		req, _ := http.NewRequestWithContext(reqCtx, http.MethodGet, n.REST+path, http.NoBody)
