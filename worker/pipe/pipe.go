@@ -79,6 +79,10 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	if err != nil {
 		return err
 	}
+	// I1: who has no lease fences nobody.
+	if err := d.Lease.Check(); err != nil {
+		return connectors.Retriable(err)
+	}
 	// I1, I3: first the older owner is fenced and its open transaction decided, then the offsets are read.
 	producer, err := kafka.NewProducer(ctx, d.Kafka, d.TransactionalID(), kafka.ProducerOptions{Compression: d.Settings.Compression})
 	if err != nil {

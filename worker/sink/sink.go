@@ -121,7 +121,12 @@ func (l *loop) close() {
 
 func (l *loop) run(ctx context.Context) error {
 	for {
-		l.Gate.Wait(ctx.Done())
+		if l.Gate.Paused() {
+			if err := l.commit(ctx); err != nil {
+				return err
+			}
+			l.Gate.Wait(ctx.Done())
+		}
 		msgs, err := l.poll(ctx)
 		if err != nil {
 			return err

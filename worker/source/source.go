@@ -43,6 +43,10 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 	if err := admin.EnsureTopic(ctx, offsets, kafka.OffsetsTopicConfig()); err != nil {
 		return fmt.Errorf("offsets topic: %w", err)
 	}
+	// I1: who has no lease fences nobody.
+	if err := d.Lease.Check(); err != nil {
+		return connectors.Retriable(err)
+	}
 	// I1, I3: first the older owner's producer is fenced and its open transaction decided, then the offset is read.
 	producer, err := kafka.NewProducer(ctx, d.Kafka, d.TransactionalID(), kafka.ProducerOptions{Compression: d.Settings.Compression})
 	if err != nil {
