@@ -42,6 +42,12 @@ func (r *Row) Get(name string) (string, bool) {
 	return "", false
 }
 
+// Text returns a column's text, "" when it is NULL or not there.
+func (r *Row) Text(name string) string {
+	v, _ := r.Get(name)
+	return v
+}
+
 // Has reports whether the row has the column, NULL or not.
 func (r *Row) Has(name string) bool {
 	for _, c := range r.columns {
@@ -116,9 +122,28 @@ func (r Record) Change() (*Change, error) {
 	return c, nil
 }
 
-// AddColumn declares a column that the function adds to the rows: its MySQL type ("decimal(12,2)") and its java.sql.Types code, so
-// that sinks know what it is.
-func (c *Change) AddColumn(name, mysqlType string, sqlType int) error {
+// With returns the record with a changed change as its value.
+func (r Record) With(c *Change) Record {
+	r.Value = c.Bytes()
+	return r
+}
+
+// Update changes a column's text in all rows, earlier values included, where it is not NULL.
+func (c *Change) Update(name string, f func(string) string) {
+	for _, list := range [][]Row{c.Rows, c.Old} {
+		for i := range list {
+			if v, ok := list[i].Get(name); ok {
+				list[i].Set(name, f(v))
+			}
+		}
+	}
+}
+
+// AddColumn adds a column to the rows, with its MySQL type ("decimal(12,2)") and its java.sql.Types code, so that sinks know what it is.
+func (c *Change) AddColumn(name, mysqlType string, sqlType int, value func(*Row) string) {
+	for i := range c.Rows {
+		c.Rows[i].Set(name, value(&c.Rows[i]))
+	}
 	for i := range c.fields {
 		var v any
 		switch c.fields[i].name {
@@ -129,21 +154,15 @@ func (c *Change) AddColumn(name, mysqlType string, sqlType int) error {
 		default:
 			continue
 		}
-		raw := c.fields[i].raw
-		if bytes.Equal(raw, []byte("null")) {
-			continue
+		if raw := c.fields[i].raw; len(raw) >= 2 && raw[0] == '{' {
+			b, _ := json.Marshal(map[string]any{name: v}) // text and numbers always encode
+			out := append(bytes.Clone(raw[:len(raw)-1]), ',')
+			if len(raw) == 2 {
+				out = out[:1]
+			}
+			c.fields[i].raw = append(out, b[1:]...)
 		}
-		b, err := json.Marshal(map[string]any{name: v})
-		if err != nil {
-			return err
-		}
-		out := append(bytes.TrimSuffix(bytes.Clone(raw), []byte("}")), ',')
-		if len(raw) == 2 {
-			out = out[:1]
-		}
-		c.fields[i].raw = append(out, b[1:]...)
 	}
-	return nil
 }
 
 // Bytes writes the change as Canal JSON again.

@@ -3,27 +3,27 @@ package main
 
 import (
 	"context"
+	"math/big"
+	"strings"
 
 	millrace "github.com/millrace/millrace/sdk/go"
 )
 
 func main() {
-	millrace.Serve(millrace.Function{Name: "mask-orders", Version: "1.0.0", Description: "Masks e-mail and phone, adds the total.", Handle: handle})
+	millrace.Serve(millrace.Function{Name: "mask-orders", Version: "1.0.0", Handle: handle})
 }
 
 func handle(_ context.Context, r millrace.Record) ([]millrace.Record, error) {
-	change, err := r.Change()
-	if err != nil || len(change.Rows) == 0 {
+	c, err := r.Change()
+	if err != nil || len(c.Rows) == 0 {
 		return []millrace.Record{r}, err
 	}
-	for _, rows := range [][]millrace.Row{change.Rows, change.Old} {
-		for i := range rows {
-			mask(&rows[i])
-		}
-	}
-	if err := addTotal(change); err != nil {
-		return nil, err
-	}
-	r.Value = change.Bytes()
-	return []millrace.Record{r}, nil
+	c.Update("email", func(s string) string { return s[:1] + "***" + s[strings.IndexByte(s, '@'):] })
+	c.Update("phone", func(s string) string { return strings.Repeat("*", len(s)-2) + s[len(s)-2:] })
+	c.AddColumn("total", "decimal(12,2)", 3, func(row *millrace.Row) string {
+		quantity, _ := new(big.Rat).SetString(row.Text("quantity"))
+		price, _ := new(big.Rat).SetString(row.Text("unit_price"))
+		return price.Mul(price, quantity).FloatString(2)
+	})
+	return []millrace.Record{r.With(c)}, nil
 }
