@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -269,7 +270,7 @@ func killWorker(ctx context.Context, f *fleet.Fleet, a fleet.Cluster) error {
 			return nil
 		}
 		if time.Since(began) > 20*time.Second {
-			return fmt.Errorf("20 s after the kill of %s its tasks do not run: %v (%w)", victim.ID, now, err)
+			return errors.Join(fmt.Errorf("20 s after the kill of %s its tasks do not run: %v", victim.ID, now), err)
 		}
 		select {
 		case <-ctx.Done():
