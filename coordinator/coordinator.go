@@ -398,6 +398,16 @@ func (c *Coordinator) Leader() (Leader, bool) {
 	return l, l.RESTAddr != ""
 }
 
+// Fault says why this node can't store the cluster's state, empty when it can.
+func (c *Coordinator) Fault() string {
+	select {
+	case <-c.ready:
+		return c.raft.Fault()
+	default:
+		return ""
+	}
+}
+
 // Statuses returns what is known of a connector's units, by task number (planning half: -1).
 func (c *Coordinator) Statuses(connector string) map[int32]*clusterv1.UnitStatus {
 	out := map[int32]*clusterv1.UnitStatus{}

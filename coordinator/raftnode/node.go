@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -59,6 +60,8 @@ type Node struct {
 	trans  *raft.NetworkTransport
 	leader chan bool
 	fresh  bool
+	// fault is why the log could not be written last; nil once it was again.
+	fault atomic.Pointer[string]
 }
 
 // New opens the stores and starts Raft. A node whose directory is empty waits to be bootstrapped or added.
@@ -74,7 +77,7 @@ func New(o Options) (*Node, error) {
 		return nil, fmt.Errorf("open %s (is another node running on this data directory?): %w", filepath.Join(o.Dir, "raft.db"), err)
 	}
 	n := &Node{opts: o, store: store, leader: make(chan bool, 16)}
-	hlog := logAdapter(o.Logger)
+	hlog := n.logAdapter(o.Logger)
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, hlog)
 	if err != nil {
 		_ = store.Close()
@@ -165,11 +168,20 @@ func (n *Node) Propose(ctx context.Context, c *commandv1.Command) (state.Result,
 	if err := n.wait(ctx, f); err != nil {
 		return state.Result{}, err
 	}
+	n.fault.Store(nil)
 	r, ok := f.Response().(state.Result)
 	if !ok {
 		return state.Result{}, fmt.Errorf("command had no result: %v", f.Response())
 	}
 	return r, nil
+}
+
+// Fault is why this node could not store the log last, empty when it can. A full disk heals by itself when there is space again.
+func (n *Node) Fault() string {
+	if p := n.fault.Load(); p != nil {
+		return *p
+	}
+	return ""
 }
 
 // Barrier waits until all that was stored before is applied here. On the leader only.
@@ -238,20 +250,32 @@ func (n *Node) Shutdown() error {
 }
 
 // logAdapter passes Raft's log on: its warnings and errors as they are, the rest for debugging.
-func logAdapter(log *slog.Logger) hclog.Logger {
+func (n *Node) logAdapter(log *slog.Logger) hclog.Logger {
 	l := hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: io.Discard})
 	if log == nil {
 		return l
 	}
 	i := hclog.NewInterceptLogger(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, Output: io.Discard})
-	i.RegisterSink(sink{log})
+	i.RegisterSink(sink{log, n})
 	return i
 }
 
-type sink struct{ log *slog.Logger }
+type sink struct {
+	log *slog.Logger
+	n   *Node
+}
 
 // Accept implements hclog.SinkAdapter.
 func (s sink) Accept(_ string, level hclog.Level, msg string, args ...any) {
+	if msg == "failed to commit logs" || msg == "failed to append to logs" {
+		// Raft tells of a log that it can't write (a full disk) in this way only.
+		for i := 0; i+1 < len(args); i += 2 {
+			if args[i] == "error" {
+				why := fmt.Sprint(args[i+1])
+				s.n.fault.Store(&why)
+			}
+		}
+	}
 	at := slog.LevelDebug
 	switch {
 	case level >= hclog.Error:

@@ -37,6 +37,8 @@ type Options struct {
 	// Leader returns where the leader answers REST (host:port), and whether that is this node, ready to act. An empty address: nobody
 	// knows at the moment.
 	Leader func(ctx context.Context) (addr string, self bool)
+	// Fault says what keeps this node from storing the cluster's state, empty when nothing does.
+	Fault func() string
 	// KafkaClusterID is the brokers' own id, as far as it is known.
 	KafkaClusterID func() string
 	Logger         *slog.Logger
@@ -196,11 +198,27 @@ func (s *Server) onLeader(w http.ResponseWriter, r *http.Request) bool {
 			s.forward(w, r, addr)
 			return false
 		case time.Now().After(deadline) || r.Context().Err() != nil:
+			if why := s.fault(); why != "" {
+				fail(w, http.StatusServiceUnavailable, why)
+				return false
+			}
 			fail(w, http.StatusConflict, "Cannot complete request momentarily due to no known leader URL, likely because a rebalance was underway.")
 			return false
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// fault is what to tell when this node can't store the cluster's state.
+func (s *Server) fault() string {
+	if s.opts.Fault == nil {
+		return ""
+	}
+	why := s.opts.Fault()
+	if why == "" {
+		return ""
+	}
+	return "This node can't store the cluster's state: " + why + ". Free some space in its data directory; it goes on by itself. Nothing that was answered before is lost."
 }
 
 // forward passes the request to the leader: a first hop says forward=true, a second forward=false, a third is refused.

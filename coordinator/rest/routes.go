@@ -60,6 +60,9 @@ func root(s *Server, _ *http.Request) (int, any, error) {
 
 func health(s *Server, r *http.Request) (int, any, error) {
 	if addr, self := s.opts.Leader(r.Context()); addr == "" && !self {
+		if why := s.fault(); why != "" {
+			return http.StatusInternalServerError, api.Health{Status: "unhealthy", Message: why}, nil
+		}
 		return http.StatusServiceUnavailable, api.Health{Status: "starting", Message: "Worker is still starting up. No leader is known yet."}, nil
 	}
 	return http.StatusOK, api.Health{Status: "healthy", Message: "Worker has completed startup and is ready to handle requests."}, nil

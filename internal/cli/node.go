@@ -122,7 +122,7 @@ func runNode(ctx context.Context, v configdef.Values) error {
 		h = herder.New(n.coord)
 	}
 	server := rest.New(n.listener, rest.Options{
-		Version: Version, Commit: Commit, Herder: h, Leader: n.leader, KafkaClusterID: n.clusterID, Logger: n.log.With("component", "rest"),
+		Version: Version, Commit: Commit, Herder: h, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID, Logger: n.log.With("component", "rest"),
 	})
 	n.log.Info("node starts", "version", Version, "rest", n.listener.Addr().String(), "roles", v.List(config.NodeRoles), "brokers", n.kafka.Brokers)
 
@@ -269,6 +269,14 @@ func (n *node) restAddr() string {
 		}
 	}
 	return net.JoinHostPort(host, port)
+}
+
+// fault tells REST what keeps this node from storing the cluster's state.
+func (n *node) fault() string {
+	if n.coord == nil {
+		return ""
+	}
+	return n.coord.Fault()
 }
 
 func (n *node) clusterID() string {

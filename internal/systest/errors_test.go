@@ -285,6 +285,71 @@ func TestFullDisk(t *testing.T) {
 	})
 }
 
+// A full disk under the node's data: requests that change something are refused with the reason, and all that was answered is still there when
+// there is space again.
+func TestFullDataDirectory(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: needs root to mount a small file system")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Skipf("SKIP: can't mount a small file system here: %v %s", err, out)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	f := &fleet.Fleet{Bin: bin, Dir: t.TempDir()}
+	t.Cleanup(f.Close)
+	n, err := f.Add("full", "--brokers", embeddedBroker(t), "--data", dir)
+	if err == nil {
+		err = n.Start()
+	}
+	if err == nil {
+		err = n.WaitReady(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := api.NewClient(n.REST)
+	if err := os.WriteFile(filepath.Join(dir, "fill"), make([]byte, 300<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	for ; made < 400; made++ {
+		_, err = c.Create(t.Context(), fmt.Sprintf("c%d", made), map[string]string{"connector.class": "file", "topics": strings.Repeat("t", 3000), "file.path": "/tmp", "placement.labels": "nowhere=1"})
+		if err != nil {
+			break
+		}
+	}
+	if err == nil {
+		t.Skipf("SKIP: %d connectors did not fill the disk", made)
+	}
+	t.Logf("refused after %d connectors: %v", made, err)
+	testkit.Eventually(t, 20*time.Second, "the reason is told", func() error {
+		_, err := c.Create(t.Context(), "again", map[string]string{"connector.class": "file", "topics": "t", "file.path": "/tmp", "placement.labels": "nowhere=1"})
+		if err == nil || !strings.Contains(err.Error(), "no space left") {
+			return fmt.Errorf("told: %w", err)
+		}
+		return nil
+	})
+	if err := os.Remove(filepath.Join(dir, "fill")); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, 20*time.Second, "it goes on", func() error {
+		_, err := c.Connectors(t.Context())
+		return err
+	})
+	n.Kill()
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	names, err := c.Connectors(t.Context())
+	if err != nil || len(names) < made {
+		t.Errorf("%d connectors after the restart, %d were answered: %v", len(names), made, err)
+	}
+}
+
 // A port that is taken is named, with the flag that sets it.
 func TestPortTaken(t *testing.T) {
 	f := &fleet.Fleet{Bin: bin, Dir: t.TempDir()}
