@@ -33,12 +33,14 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit) runner
 	}
 	d, u.CutOff = d.WithCutter()
 	raw := a.Config
-	return func(ctx context.Context, started func()) error {
+	return func(ctx context.Context, started func()) (err error) {
 		p, ok := connectors.Lookup(raw[config.ConnectorClass])
 		if !ok {
 			return fmt.Errorf("this node has no connector class %q", raw[config.ConnectorClass])
 		}
-		resolved, problems := config.Resolve(raw)
+		// Status and log show the error; they must not show what a reference resolves to.
+		defer func() { err = config.NewRedactor(raw).Error(err) }()
+		v, resolved, problems := config.Parse(config.Full(p), raw)
 		if len(problems) > 0 {
 			return configdef.AsError(problems)
 		}
@@ -50,10 +52,6 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit) runner
 			d.Kafka.Brokers = info.GetBrokers()
 		}
 		d.Kafka.ClientID = fmt.Sprintf("millrace-%s-%d", k.connector, k.task)
-		v, problems := config.Full(p).Parse(resolved)
-		if len(problems) > 0 {
-			return configdef.AsError(problems)
-		}
 		d.Settings = settings(p, v, d)
 		if t := sourceOffsetsTopic(p, v); t != "" {
 			d.OffsetsTopic = t
@@ -238,11 +236,7 @@ func plan(ctx context.Context, raw map[string]string) ([]map[string]string, erro
 	if !ok {
 		return nil, fmt.Errorf("this node has no connector class %q", raw[config.ConnectorClass])
 	}
-	resolved, problems := config.Resolve(raw)
-	if len(problems) > 0 {
-		return nil, configdef.AsError(problems)
-	}
-	v, problems := config.Full(p).Parse(resolved)
+	v, resolved, problems := config.Parse(config.Full(p), raw)
 	if len(problems) > 0 {
 		return nil, configdef.AsError(problems)
 	}
@@ -263,7 +257,7 @@ func plan(ctx context.Context, raw map[string]string) ([]map[string]string, erro
 	out, err := p.Plan(bounded, connectors.PlanRequest{Config: resolved, Raw: raw, MaxTasks: limit})
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("plan tasks: %w", err)
+		return nil, fmt.Errorf("plan tasks: %w", config.NewRedactor(raw).Error(err))
 	case len(out) > limit:
 		return nil, fmt.Errorf("the connector has generated %d tasks, which is greater than %d, the maximum number of tasks it is configured to create (tasks.max)", len(out), limit)
 	case len(out) == 0:

@@ -1,12 +1,16 @@
 package config_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/internal/config"
 )
 
@@ -76,5 +80,35 @@ func TestConnectorSpecs(t *testing.T) {
 	}
 	if p := config.Connector(connectors.KindSink).Unknown(map[string]string{"tpoics": "a"}); len(p) != 1 || !strings.Contains(p[0].Message, `"topics"`) {
 		t.Errorf("nearest name: %v", p)
+	}
+}
+
+// What a reference resolves to is in no message, whether the spec or the connector finds fault with it.
+func TestSecretsAreNotShown(t *testing.T) {
+	t.Setenv("MR_SECRET", "hunter2")
+	spec := configdef.New(configdef.Key{Name: "host", Type: configdef.String, Required: true, Doc: "x"})
+	p := &connectors.Plugin{
+		Class: "secretive", Kind: connectors.KindSink, Spec: spec,
+		Validate: func(_ context.Context, c map[string]string) []configdef.Problem {
+			return []configdef.Problem{{Key: "host", Value: c["host"], Message: "no host " + c["host"]}}
+		},
+	}
+	good := map[string]string{"name": "n", "connector.class": "secretive", "topics": "t", "host": "${env:MR_SECRET}"}
+	bad := map[string]string{"name": "n", "connector.class": "secretive", "topics": "t", "host": "h", "tasks.max": "${env:MR_SECRET}", "placement.labels": "a=b,${env:MR_SECRET}"}
+	for _, given := range []map[string]string{good, bad} {
+		problems := config.Check(t.Context(), p, given)
+		if len(problems) == 0 {
+			t.Fatal("no problem was found")
+		}
+		for _, x := range problems {
+			if strings.Contains(x.Message+x.Value, "hunter2") || !strings.Contains(x.Message, "${env:MR_SECRET}") {
+				t.Errorf("%s: value %q, message %q", x.Key, x.Value, x.Message)
+			}
+		}
+	}
+	cause := errors.New("cause")
+	err := config.NewRedactor(good).Error(fmt.Errorf("dial hunter2:3306: %w", cause))
+	if strings.Contains(err.Error(), "hunter2") || !errors.Is(err, cause) {
+		t.Errorf("error %v", err)
 	}
 }

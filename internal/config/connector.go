@@ -241,9 +241,7 @@ func Full(p *connectors.Plugin) *configdef.Spec { return Connector(p.Kind).With(
 // what the connector itself finds (is the server there, the login right). The connector's look ends with ctx.
 func Check(ctx context.Context, p *connectors.Plugin, given map[string]string) []configdef.Problem {
 	spec := Full(p)
-	resolved, problems := Resolve(given)
-	_, more := spec.Parse(resolved)
-	problems = append(problems, more...)
+	_, resolved, problems := Parse(spec, given)
 	known := maps.Clone(given)
 	for key, why := range later {
 		if v, ok := known[key]; ok {
@@ -256,7 +254,7 @@ func Check(ctx context.Context, p *connectors.Plugin, given map[string]string) [
 	}
 	problems = append(problems, spec.Unknown(known)...)
 	if len(problems) == 0 && p.Validate != nil {
-		problems = p.Validate(ctx, resolved)
+		problems = NewRedactor(given).dynamic(p.Validate(ctx, resolved))
 	}
 	for i := range problems {
 		if k, ok := spec.Lookup(problems[i].Key); ok && k.Type == configdef.Password && problems[i].Value != "" {

@@ -71,3 +71,73 @@ func lookup(provider, path, key string) (string, error) {
 	}
 	return "", fmt.Errorf("unknown config provider %q: env, file or dir", provider)
 }
+
+// Redactor takes resolved secrets out of texts for people.
+type Redactor struct {
+	given map[string]string
+	swap  *strings.Replacer
+}
+
+// NewRedactor looks up what the references of a config resolve to on this node.
+func NewRedactor(given map[string]string) Redactor {
+	var pairs []string
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		for _, m := range reference.FindAllStringSubmatch(given[key], -1) {
+			if value, err := lookup(m[1], m[2], m[3]); err == nil && value != "" {
+				pairs = append(pairs, value, m[0])
+			}
+		}
+	}
+	return Redactor{given, strings.NewReplacer(pairs...)}
+}
+
+// Text returns s with each secret's value replaced by its reference.
+func (r Redactor) Text(s string) string { return r.swap.Replace(s) }
+
+// refers reports whether a key's value holds a reference.
+func (r Redactor) refers(key string) bool { return reference.MatchString(r.given[key]) }
+
+// static redacts what parsing found. Such messages quote values, or parts of them, so for a key with a reference only the fact remains.
+func (r Redactor) static(problems []configdef.Problem) []configdef.Problem {
+	for i, p := range problems {
+		if r.refers(p.Key) && p.Value != "" {
+			problems[i].Message = fmt.Sprintf("Invalid value %s for configuration %s: what the reference resolves to is no legal value of this key; it is not shown", r.given[p.Key], p.Key)
+		}
+	}
+	return r.dynamic(problems)
+}
+
+// dynamic redacts what a connector found.
+func (r Redactor) dynamic(problems []configdef.Problem) []configdef.Problem {
+	for i, p := range problems {
+		problems[i].Message = r.Text(p.Message)
+		problems[i].Value = r.Text(p.Value)
+		if r.refers(p.Key) {
+			problems[i].Value = r.given[p.Key]
+		}
+	}
+	return problems
+}
+
+// Error returns err with the secrets taken out of its text; errors.Is and As see through it.
+func (r Redactor) Error(err error) error {
+	if err == nil || r.Text(err.Error()) == err.Error() {
+		return err
+	}
+	return &redacted{err, r.Text(err.Error())}
+}
+
+type redacted struct {
+	err  error
+	text string
+}
+
+func (e *redacted) Error() string { return e.text }
+func (e *redacted) Unwrap() error { return e.err }
+
+// Parse resolves a config and reads it by spec. What it finds wrong shows no secrets.
+func Parse(spec *configdef.Spec, given map[string]string) (v configdef.Values, resolved map[string]string, problems []configdef.Problem) {
+	resolved, problems = Resolve(given)
+	v, bad := spec.Parse(resolved)
+	return v, resolved, append(problems, NewRedactor(given).static(bad)...)
+}
