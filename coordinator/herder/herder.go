@@ -180,22 +180,43 @@ func (h *Herder) Put(ctx context.Context, name string, given map[string]string) 
 	return info(r.Connector), getErr != nil, r.Err
 }
 
-// Patch merges changes into a connector's config; a nil value removes its key.
+// Patch merges changes into a connector's config; a nil value removes its key. A change that somebody else made meanwhile is kept: the
+// merge is done anew on top of it.
 func (h *Herder) Patch(ctx context.Context, name string, changes map[string]*string) (*api.ConnectorInfo, error) {
-	c, err := h.connector(name)
-	if err != nil {
-		return nil, err
-	}
-	merged := maps.Clone(c.Config)
-	for k, v := range changes {
-		if v == nil {
-			delete(merged, k)
-		} else {
-			merged[k] = *v
+	for {
+		c, err := h.connector(name)
+		if err != nil {
+			return nil, err
 		}
+		merged := maps.Clone(c.Config)
+		for k, v := range changes {
+			if v == nil {
+				delete(merged, k)
+			} else {
+				merged[k] = *v
+			}
+		}
+		if merged, err = named(name, merged); err != nil {
+			return nil, err
+		}
+		if err := check(ctx, merged); err != nil {
+			return nil, err
+		}
+		r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{
+			Name: name, Config: merged, ExpectedConfigIndex: c.ConfigIndex,
+		}}})
+		switch {
+		case err != nil:
+			return nil, err
+		case errors.Is(r.Err, state.ErrConnectorNotFound):
+			return nil, notFound(name)
+		case errors.Is(r.Err, state.ErrStaleConfig) && ctx.Err() == nil:
+			continue
+		case r.Err != nil:
+			return nil, r.Err
+		}
+		return info(r.Connector), nil
 	}
-	i, _, err := h.Put(ctx, name, merged)
-	return i, err
 }
 
 func (h *Herder) connector(name string) (c *state.Connector, err error) {

@@ -16,6 +16,8 @@ var (
 	ErrConnectorNotFound = errors.New("connector not found")
 	// ErrStalePlan: the connector's config changed while its tasks were planned. The next plan replaces this one.
 	ErrStalePlan = errors.New("task configs were planned from an older config")
+	// ErrStaleConfig: the config changed since the change was made of it. The proposer looks again.
+	ErrStaleConfig = errors.New("the connector's config changed meanwhile")
 	// ErrUnknownCommand: the command is of a newer version. All nodes of this version refuse it alike.
 	ErrUnknownCommand = errors.New("unknown command")
 	// ErrFormat: the image is of a newer version.
@@ -159,6 +161,14 @@ func (s *State) putConnector(index uint64, nowMS int64, p *commandv1.PutConnecto
 	old, exists := s.connectors[p.Name]
 	if exists && p.CreateOnly {
 		return old, ErrConnectorExists
+	}
+	if p.ExpectedConfigIndex != 0 {
+		switch {
+		case !exists:
+			return nil, ErrConnectorNotFound
+		case old.ConfigIndex != p.ExpectedConfigIndex:
+			return old, ErrStaleConfig
+		}
 	}
 	c := &Connector{Name: p.Name, Config: p.Config, ConfigIndex: index, CreatedMS: nowMS, ChangedMS: nowMS, Target: p.InitialState}
 	if c.Config == nil {

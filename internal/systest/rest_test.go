@@ -1,6 +1,7 @@
 package systest
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -85,4 +86,34 @@ func do(t *testing.T, base, method, path, body, contentType string) (int, string
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// Changes of one connector at the same moment all stay.
+func TestConcurrentPatches(t *testing.T) {
+	f, _ := nodes(t, 1, "--brokers", embeddedBroker(t))
+	base := f.Nodes[0].REST
+	if status, body := do(t, base, "PUT", "/connectors/x/config", `{"connector.class":"transform","topics":"a","transform.output.topic":"b","function.address":"127.0.0.1:1"}`, "application/json"); status != http.StatusCreated {
+		t.Fatal(status, body)
+	}
+	done := make(chan string)
+	for i := range 8 {
+		go func() {
+			status, body := do(t, base, "PATCH", "/connectors/x/config", fmt.Sprintf(`{"function.config.k%d":"v"}`, i), "application/json")
+			if status == http.StatusOK {
+				body = ""
+			}
+			done <- body
+		}()
+	}
+	for range 8 {
+		if bad := <-done; bad != "" {
+			t.Error(bad)
+		}
+	}
+	_, body := do(t, base, "GET", "/connectors/x/config", "", "")
+	for i := range 8 {
+		if !strings.Contains(body, fmt.Sprintf(`"function.config.k%d":"v"`, i)) {
+			t.Errorf("change %d is lost: %s", i, body)
+		}
+	}
 }

@@ -274,9 +274,11 @@ type PutConnector struct {
 	// Fails with ALREADY_EXISTS when the connector is there.
 	CreateOnly bool `protobuf:"varint,3,opt,name=create_only,json=createOnly,proto3" json:"create_only,omitempty"`
 	// Target state of a new connector; ignored when the connector is there. Unspecified means RUNNING.
-	InitialState  TargetState `protobuf:"varint,4,opt,name=initial_state,json=initialState,proto3,enum=millrace.command.v1.TargetState" json:"initial_state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	InitialState TargetState `protobuf:"varint,4,opt,name=initial_state,json=initialState,proto3,enum=millrace.command.v1.TargetState" json:"initial_state,omitempty"`
+	// If not zero: applied only while the connector is there and its config_index is this one.
+	ExpectedConfigIndex uint64 `protobuf:"varint,5,opt,name=expected_config_index,json=expectedConfigIndex,proto3" json:"expected_config_index,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *PutConnector) Reset() {
@@ -335,6 +337,13 @@ func (x *PutConnector) GetInitialState() TargetState {
 		return x.InitialState
 	}
 	return TargetState_TARGET_STATE_UNSPECIFIED
+}
+
+func (x *PutConnector) GetExpectedConfigIndex() uint64 {
+	if x != nil {
+		return x.ExpectedConfigIndex
+	}
+	return 0
 }
 
 // DeleteConnector removes a connector, its task configs and its assignments.
@@ -1222,13 +1231,14 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"removeNode\x12B\n" +
 	"\vset_cluster\x18\x11 \x01(\v2\x1f.millrace.command.v1.SetClusterH\x00R\n" +
 	"setClusterB\x06\n" +
-	"\x04kind\"\x8c\x02\n" +
+	"\x04kind\"\xc0\x02\n" +
 	"\fPutConnector\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06config\x18\x02 \x03(\v2-.millrace.command.v1.PutConnector.ConfigEntryR\x06config\x12\x1f\n" +
 	"\vcreate_only\x18\x03 \x01(\bR\n" +
 	"createOnly\x12E\n" +
-	"\rinitial_state\x18\x04 \x01(\x0e2 .millrace.command.v1.TargetStateR\finitialState\x1a9\n" +
+	"\rinitial_state\x18\x04 \x01(\x0e2 .millrace.command.v1.TargetStateR\finitialState\x122\n" +
+	"\x15expected_config_index\x18\x05 \x01(\x04R\x13expectedConfigIndex\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"%\n" +
