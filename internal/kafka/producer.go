@@ -118,12 +118,7 @@ func codecOf(name string) (sarama.CompressionCodec, error) {
 
 func (p *Producer) init(ctx context.Context, timeout time.Duration) error {
 	if p.id == "" {
-		resp, err := p.client.InitProducerID()
-		if err != nil {
-			return classify(err)
-		}
-		p.pid, p.epoch = resp.ProducerID, resp.ProducerEpoch
-		return kerror(resp.Err)
+		return p.initIdempotent(ctx)
 	}
 	return p.withCoordinator(ctx, "init producer id", func(b *sarama.Broker) (sarama.KError, error) {
 		resp, err := b.InitProducerID(&sarama.InitProducerIDRequest{
@@ -135,6 +130,29 @@ func (p *Producer) init(ctx context.Context, timeout time.Duration) error {
 		p.pid, p.epoch = resp.ProducerID, resp.ProducerEpoch
 		return resp.Err, nil
 	})
+}
+
+// initIdempotent asks any broker for a producer id. A broker that has not got its block of ids yet, as just after it started, says
+// that its coordinator is loading.
+func (p *Producer) initIdempotent(ctx context.Context) error {
+	for {
+		resp, err := p.client.InitProducerID()
+		if err != nil {
+			return classify(err)
+		}
+		if resp.Err == sarama.ErrNoError {
+			p.pid, p.epoch = resp.ProducerID, resp.ProducerEpoch
+			return nil
+		}
+		if resp.Err != sarama.ErrOffsetsLoadInProgress && resp.Err != sarama.ErrConsumerCoordinatorNotAvailable {
+			return kerror(resp.Err)
+		}
+		select {
+		case <-ctx.Done():
+			return &Error{ErrUnavailable, fmt.Errorf("%w (last answer: %w)", ctx.Err(), resp.Err)}
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // withCoordinator calls the transaction coordinator until it answers for good or ctx ends. call is only repeated on answers that say
