@@ -38,6 +38,8 @@ type Plugin struct {
 	// worker says: names that internal/convert knows ("canal-json", "json", "string", "bytes"). Empty: the worker's.
 	KeyConverter   string
 	ValueConverter string
+	// JSONConverter is the converter that Kafka Connect's class JsonConverter stands for; empty: json.
+	JSONConverter string
 
 	// Validate looks at what the spec alone can't: does the server answer, are the privileges there. It gets a config whose
 	// keys parse, and must return when ctx ends. Optional.

@@ -74,7 +74,7 @@ func (b *rowBatch) copyBytes(p []byte) []byte {
 }
 
 // add appends one change as a record, with the primary key as its key.
-func (b *rowBatch) add(topic string, t *record.Table, op record.Op, before, after record.Row, src *record.Source) {
+func (b *rowBatch) add(topic string, t *record.Table, op record.Op, before, after record.Row, src *record.Source) *record.Record {
 	ev := b.events.one()
 	ev.Table, ev.Op, ev.Before, ev.After, ev.Source = t, op, before, after, *src
 	row := after
@@ -84,10 +84,11 @@ func (b *rowBatch) add(topic string, t *record.Table, op record.Op, before, afte
 	b.records = append(b.records, record.Record{
 		Topic: topic, Partition: record.AnyPartition, Key: b.key(t, row), Value: ev, TimestampMS: src.TimeMS,
 	})
+	return &b.records[len(b.records)-1]
 }
 
 func (b *rowBatch) key(t *record.Table, row record.Row) any {
-	if !t.HasKey() || row == nil {
+	if len(t.RecordKey()) == 0 || row == nil {
 		return nil
 	}
 	k := b.keys.one()

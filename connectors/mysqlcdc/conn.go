@@ -234,11 +234,12 @@ func (c *conn) variables(ctx context.Context, names ...string) (map[string]strin
 func (c *conn) catalog(ctx context.Context, id tableID) (*catalogTable, error) {
 	where := " WHERE table_schema=" + quoteText(id.db) + " AND table_name=" + quoteText(id.name)
 	rows, err := c.query(ctx, "SELECT column_name, column_type, data_type, is_nullable, character_set_name, numeric_precision, numeric_scale, "+
-		"datetime_precision, character_maximum_length FROM information_schema.columns"+where+" ORDER BY ordinal_position")
+		"datetime_precision, character_maximum_length, column_default IS NULL, column_default, extra, column_comment FROM information_schema.columns"+where+" ORDER BY ordinal_position")
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
 	t := &catalogTable{}
+	quotes := strings.Contains(strings.ToLower(c.c.GetServerVersion()), "mariadb")
 	num := func(s string) int { n, _ := strconv.Atoi(s); return n }
 	index := map[string]int{}
 	for i, r := range rows {
@@ -258,22 +259,82 @@ func (c *conn) catalog(ctx context.Context, id tableID) (*catalogTable, error) {
 		case record.FamilyJSON:
 			col.Charset = ""
 		}
+		describeDefault(&col, r[9] == "1", r[10], strings.ToLower(r[11]), quotes)
+		col.Comment = r[12]
 		index[strings.ToLower(r[0])] = i
 		t.columns = append(t.columns, col)
 	}
-	keys, err := c.query(ctx, "SELECT column_name FROM information_schema.statistics"+where+" AND index_name='PRIMARY' ORDER BY seq_in_index")
-	if err != nil {
+	if err := c.keys(ctx, t, where, index); err != nil {
 		return nil, err
 	}
-	for _, k := range keys {
-		t.key = append(t.key, index[strings.ToLower(k[0])])
-	}
-	eng, err := c.one(ctx, "SELECT engine FROM information_schema.tables"+where)
+	eng, err := c.one(ctx, "SELECT engine, table_collation, table_comment FROM information_schema.tables"+where)
 	if err != nil {
 		return nil, err
 	}
 	if eng != nil {
-		t.engine = eng[0]
+		t.engine, t.comment = eng[0], eng[2]
+		t.charset, _, _ = strings.Cut(eng[1], "_")
 	}
 	return t, nil
+}
+
+// keys reads the primary key, and the first unique index whose columns are not nullable.
+func (c *conn) keys(ctx context.Context, t *catalogTable, where string, index map[string]int) error {
+	rows, err := c.query(ctx, "SELECT index_name, column_name, nullable FROM information_schema.statistics"+where+
+		" AND non_unique=0 ORDER BY index_name, seq_in_index")
+	if err != nil {
+		return err
+	}
+	unique, bad := map[string][]string{}, map[string]bool{}
+	var names []string
+	for _, k := range rows {
+		at, ok := index[strings.ToLower(k[1])]
+		switch {
+		case k[0] == "PRIMARY" && ok:
+			t.key = append(t.key, at)
+			continue
+		case !ok || k[2] == "YES": // an expression, or nullable
+			bad[k[0]] = true
+		}
+		if len(unique[k[0]]) == 0 {
+			names = append(names, k[0])
+		}
+		unique[k[0]] = append(unique[k[0]], k[1])
+	}
+	for _, n := range names {
+		if !bad[n] {
+			t.unique = unique[n]
+			return nil
+		}
+	}
+	return nil
+}
+
+// describeDefault fills a column's default from the catalogue. MariaDB shows it as SQL, MySQL as bare text.
+func describeDefault(c *record.Column, null bool, def, extra string, quotes bool) {
+	c.AutoIncrement = strings.Contains(extra, "auto_increment")
+	c.Generated = strings.Contains(extra, "virtual generated") || strings.Contains(extra, "stored generated") || strings.Contains(extra, "persistent")
+	lower := strings.ToLower(def)
+	switch {
+	case null, quotes && lower == "null", c.Generated:
+	case strings.HasPrefix(lower, "current_timestamp"), strings.HasPrefix(lower, "now("):
+		c.Default, c.HasDefault = record.DefaultNow, true
+	case strings.Contains(extra, "default_generated"):
+	case quotes && len(def) >= 2 && def[0] == '\'' && def[len(def)-1] == '\'':
+		c.Default, c.HasDefault = unquoteText(def[1:len(def)-1]), true
+	default:
+		c.Default, c.HasDefault = def, true
+	}
+}
+
+// unquoteText undoes the escapes of SQL text.
+func unquoteText(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if (s[i] == '\'' || s[i] == '\\') && i+1 < len(s) {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
 }

@@ -27,7 +27,8 @@ type codec struct {
 	prec     int
 	scale    int
 	text     *charset // nil: bytes
-	out      int      // index in the emitted row; -1: the column is not captured
+	rule     *columnRule
+	out      int // index in the emitted row; -1: the column is not captured
 }
 
 // shape is a table as the binlog describes it: how to decode its row images, and the Table that the events carry.
@@ -171,7 +172,11 @@ func (c *codec) variable(v []byte, b *rowBatch) (record.Datum, error) {
 	case record.FamilyBinary:
 		return record.Bytes(c.pad(v, b)), nil
 	case record.FamilyChar, record.FamilyVarchar, record.FamilyText:
-		return c.textOf(v, b)
+		d, err := c.textOf(v, b)
+		if c.rule != nil && err == nil {
+			d = c.rule.apply(d, b)
+		}
+		return d, err
 	default:
 		return record.Bytes(v), nil
 	}

@@ -235,42 +235,64 @@ func (s *stream) emitRow(sh *shape, op record.Op, first, second record.Row, src 
 	case record.OpCreate:
 		s.snap.touch(sh.id, t, first)
 		if !set.skipCreate {
+			s.placeInTxn(sh, src)
 			s.batch.add(sh.topic, t, record.OpCreate, nil, first, src)
 		}
 	case record.OpDelete:
 		s.snap.touch(sh.id, t, first)
-		s.emitDelete(sh, first, src)
+		if !set.skipDelete {
+			s.emitDelete(sh, first, src, nil)
+		}
 	default:
 		s.snap.touch(sh.id, t, first)
-		if keyChanged(t, first, second) {
-			// I4: the old key's partition learns that the row is gone, the new key's that it has come.
+		if keyChanged(t.Key, first, second) {
 			s.snap.touch(sh.id, t, second)
-			if !set.skipUpdate {
-				s.emitDelete(sh, first, src)
-				s.batch.add(sh.topic, t, record.OpCreate, nil, second, src)
-			}
-		} else if !set.skipUpdate {
+		}
+		switch {
+		case set.skipUpdate || set.shape.skipUnchanged && same(first, second):
+		case !set.shape.updateKeys && keyChanged(t.RecordKey(), first, second):
+			s.emitMove(sh, first, second, src)
+		default:
+			s.placeInTxn(sh, src)
 			s.batch.add(sh.topic, t, record.OpUpdate, first, second, src)
 		}
 	}
 	s.delivered = true
 }
 
-func (s *stream) emitDelete(sh *shape, row record.Row, src *record.Source) {
-	if s.set.skipDelete {
-		return
+// emitMove writes an update of the key (I4): the old key's partition learns that the row is gone, the new key's that it has come.
+func (s *stream) emitMove(sh *shape, first, second record.Row, src *record.Source) {
+	var oldKey, newKey []record.Header
+	if s.set.shape.headers {
+		oldKey = []record.Header{{Key: "__debezium.oldkey", Row: &record.KeyRow{Table: sh.table, Row: first}}}
+		newKey = []record.Header{{Key: "__debezium.newkey", Row: &record.KeyRow{Table: sh.table, Row: second}}}
 	}
-	s.batch.add(sh.topic, sh.table, record.OpDelete, row, nil, src)
-	if s.set.tombstones && sh.table.HasKey() {
+	s.emitDelete(sh, first, src, newKey)
+	s.placeInTxn(sh, src)
+	s.batch.add(sh.topic, sh.table, record.OpCreate, nil, second, src).Headers = oldKey
+}
+
+func (s *stream) emitDelete(sh *shape, row record.Row, src *record.Source, headers []record.Header) {
+	s.placeInTxn(sh, src)
+	s.batch.add(sh.topic, sh.table, record.OpDelete, row, nil, src).Headers = headers
+	if s.set.tombstones {
 		s.batch.records = append(s.batch.records, record.Record{
-			Topic: sh.topic, Partition: record.AnyPartition,
-			Key: s.batch.key(sh.table, row), TimestampMS: src.TimeMS,
+			Topic: sh.topic, Partition: record.AnyPartition, Key: s.batch.key(sh.table, row), TimestampMS: src.TimeMS, Headers: headers,
 		})
 	}
 }
 
-func keyChanged(t *record.Table, a, b record.Row) bool {
-	for _, k := range t.Key {
+func same(a, b record.Row) bool {
+	for i := range a {
+		if !a[i].Equal(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func keyChanged(key []int, a, b record.Row) bool {
+	for _, k := range key {
 		if !a[k].Equal(b[k]) {
 			return true
 		}

@@ -265,8 +265,8 @@ func (n *snapshot) prepare(ctx context.Context, c *conn, id tableID) (*reader, e
 	if err != nil || cat == nil {
 		return nil, err
 	}
-	sc := &schema{filter: n.set.filter, prefix: n.set.prefix}
-	sh, err := sc.build(&shape{id: id, captured: true}, cat.columns, cat.key, nil)
+	sc := &schema{filter: n.set.filter, prefix: n.set.prefix, shaping: &n.set.shape, envelope: n.s.schema.envelope}
+	sh, err := sc.build(&shape{id: id, captured: true}, cat, cat.columns, cat.key, nil)
 	if err != nil {
 		return nil, err
 	}

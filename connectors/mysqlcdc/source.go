@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/go-mysql-org/go-mysql/mysql"
@@ -14,14 +15,17 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/connectors/record"
 )
+
+// version is what events say of their writer.
+const version = "0.1.0"
 
 func init() {
 	connectors.Register(connectors.Plugin{
 		Class:          "mysql",
-		Aliases:        []string{"io.debezium.connector.mysql.MySqlConnector", "io.debezium.connector.mariadb.MariaDbConnector"},
 		Kind:           connectors.KindSource,
-		Version:        "0.1.0",
+		Version:        version,
 		Doc:            "Captures the rows of MySQL and MariaDB tables and every change of them, from a lock-free snapshot and the binlog.",
 		Spec:           spec,
 		KeyConverter:   "json",
@@ -29,6 +33,48 @@ func init() {
 		Validate:       validate,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})
+	// Debezium's classes: the same connector, with the defaults that an unchanged config relies on.
+	connectors.Register(connectors.Plugin{
+		Class:          debeziumClass,
+		Aliases:        []string{"io.debezium.connector.mariadb.MariaDbConnector"},
+		Kind:           connectors.KindSource,
+		Version:        version,
+		Doc:            "The mysql connector with the defaults and the events of Debezium's MySQL and MariaDB connectors.",
+		Spec:           newSpec(debeziumDefaults),
+		KeyConverter:   "debezium-json",
+		ValueConverter: "debezium-json",
+		JSONConverter:  "debezium-json",
+		Validate:       validate,
+		NewSource:      func() connectors.SourceTask { return &source{} },
+	})
+}
+
+const debeziumClass = "io.debezium.connector.mysql.MySqlConnector"
+
+var debeziumDefaults = map[string]string{keyTombstones: "true", keySchemaChanges: "true", keyHeaders: "true"}
+
+// specOf is the spec of the class that a config names.
+func specOf(config map[string]string) *configdef.Spec {
+	if p, ok := connectors.Lookup(config["connector.class"]); ok {
+		return p.Spec
+	}
+	return spec
+}
+
+// envelopeFor completes what the config says on events by what the server and the task are.
+func envelopeFor(s *settings, info *serverInfo, tc connectors.SourceContext) *record.Envelope {
+	e := *s.envelope
+	if info.flavor == mysql.MariaDBFlavor {
+		e.Connector = "mariadb"
+	}
+	if s.shape.headers {
+		e.Headers = []record.Header{
+			{Key: "__debezium.context.connectorLogicalName", Value: []byte(s.prefix)},
+			{Key: "__debezium.context.taskId", Value: []byte(strconv.Itoa(tc.Task))},
+			{Key: "__debezium.context.connectorName", Value: []byte(e.Connector)},
+		}
+	}
+	return &e
 }
 
 // validate asks the server, for two seconds at most.
@@ -111,7 +157,7 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the task outlives Open's context; Close ends it
 	t.cancel = cancel
 	st.schema = &schema{
-		filter: s.filter, prefix: s.prefix, collates: collates, tables: map[tableID]*catalogTable{}, shapes: map[string]*shape{},
+		filter: s.filter, prefix: s.prefix, shaping: &s.shape, envelope: envelopeFor(s, info, tc), collates: collates, tables: map[tableID]*catalogTable{}, shapes: map[string]*shape{},
 		catalog: func(id tableID) (*catalogTable, error) {
 			c, err := s.dial(run)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/connectors/record"
 )
 
 // The names of the keys that are read.
@@ -37,6 +38,22 @@ const (
 	keySkipped        = "skipped.operations"
 	keyBatchRows      = "max.batch.size"
 	keyQueueBytes     = "max.queue.size.in.bytes"
+	keyDecimal        = "decimal.handling.mode"
+	keyTimePrecision  = "time.precision.mode"
+	keyUnsigned       = "bigint.unsigned.handling.mode"
+	keyBinary         = "binary.handling.mode"
+	keyKeyColumns     = "message.key.columns"
+	keyKeyUpdates     = "key.update.mode"
+	keyTxnMetadata    = "provide.transaction.metadata"
+	keyTxnTopic       = "topic.transaction"
+	keyBeatPrefix     = "topic.heartbeat.prefix"
+	keyBeatQuery      = "heartbeat.action.query"
+	keyHeaders        = "extended.headers.enabled"
+	keyQuery          = "include.query"
+	keyUnchanged      = "skip.messages.without.change"
+	keyTopicRegex     = "topic.regex"
+	keyTopicReplace   = "topic.replacement"
+	keyDelimiter      = "topic.delimiter"
 )
 
 const (
@@ -44,6 +61,8 @@ const (
 	groupFilters    = "Tables"
 	groupSnapshot   = "Initial snapshot"
 	groupEvents     = "Events"
+	groupTopics     = "Topics"
+	groupColumns    = "Values"
 	groupIgnored    = "Accepted without effect"
 )
 
@@ -52,40 +71,58 @@ func checkRegexes(list string) error {
 	return err
 }
 
-var spec = configdef.New(append([]configdef.Key{
-	{Name: keyHost, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupConnection, Doc: "Host name or address of the MySQL or MariaDB server."},
-	{Name: keyPort, Type: configdef.Int, Default: "3306", HasMin: true, Min: 1, HasMax: true, Max: 65535, Importance: configdef.High, Group: groupConnection, Doc: "Port of the server."},
-	{Name: keyUser, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupConnection, Doc: "User with the privileges SELECT, REPLICATION SLAVE, REPLICATION CLIENT, and LOCK TABLES where tables without a primary key are read."},
-	{Name: keyPassword, Type: configdef.Password, Default: "", Importance: configdef.High, Group: groupConnection, Doc: "Password of the user."},
-	{Name: keyServerID, Type: configdef.Long, NoDefault: true, HasMin: true, Min: 1, HasMax: true, Max: 4294967295, Importance: configdef.Medium, Group: groupConnection, Doc: "Replica id that the connector shows to the server. No other replica may use it. Not given: a number made from the connector's name."},
-	{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well."},
-	{Name: keySSLCA, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the PEM certificates of the authorities to trust. Empty: the system's."},
-	{Name: keyConnectTimeout, Type: configdef.Int, Default: "30000", HasMin: true, Min: 100, Importance: configdef.Low, Group: groupConnection, Doc: "Longest time to wait for a connection, in ms."},
-	{
-		Name: keyPrefix, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupEvents, Doc: "First part of the names of all topics, and the key of the stored offsets. It must not change once the connector has run.",
-		Check: func(v string) error {
-			if v != topicName(v) {
-				return fmt.Errorf("only letters, digits, dot, underscore and hyphen are allowed")
-			}
-			return nil
+var spec = newSpec(nil)
+
+// newSpec declares the keys. defaults replaces some of the defaults, for the classes that stand in for another connector.
+func newSpec(defaults map[string]string) *configdef.Spec {
+	keys := append(ownKeys(), ignoredKeys()...)
+	for i, k := range keys {
+		if d, ok := defaults[k.Name]; ok {
+			keys[i].Default = d
+		}
+	}
+	return configdef.New(keys...).Cross(checkTogether)
+}
+
+func ownKeys() []configdef.Key {
+	return append([]configdef.Key{
+		{Name: keyHost, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupConnection, Doc: "Host name or address of the MySQL or MariaDB server."},
+		{Name: keyPort, Type: configdef.Int, Default: "3306", HasMin: true, Min: 1, HasMax: true, Max: 65535, Importance: configdef.High, Group: groupConnection, Doc: "Port of the server."},
+		{Name: keyUser, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupConnection, Doc: "User with the privileges SELECT, REPLICATION SLAVE, REPLICATION CLIENT, and LOCK TABLES where tables without a primary key are read."},
+		{Name: keyPassword, Type: configdef.Password, Default: "", Importance: configdef.High, Group: groupConnection, Doc: "Password of the user."},
+		{Name: keyServerID, Type: configdef.Long, NoDefault: true, HasMin: true, Min: 1, HasMax: true, Max: 4294967295, Importance: configdef.Medium, Group: groupConnection, Doc: "Replica id that the connector shows to the server. No other replica may use it. Not given: a number made from the connector's name."},
+		{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well."},
+		{Name: keySSLCA, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the PEM certificates of the authorities to trust. Empty: the system's."},
+		{Name: keyConnectTimeout, Type: configdef.Int, Default: "30000", HasMin: true, Min: 100, Importance: configdef.Low, Group: groupConnection, Doc: "Longest time to wait for a connection, in ms."},
+		{
+			Name: keyPrefix, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupEvents, Doc: "First part of the names of all topics, and the key of the stored offsets. It must not change once the connector has run.",
+			Check: func(v string) error {
+				if v != topicName(v) {
+					return fmt.Errorf("only letters, digits, dot, underscore and hyphen are allowed")
+				}
+				return nil
+			},
 		},
-	},
-	{Name: keyDBInclude, Type: configdef.List, Default: "", Check: checkRegexes, Importance: configdef.High, Group: groupFilters, Doc: "Databases to capture, as regular expressions that match the whole name, whatever its case. Empty: all but the system's."},
-	{Name: keyDBExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Databases to leave out. Not together with database.include.list."},
-	{Name: keyTableInclude, Type: configdef.List, Default: "", Check: checkRegexes, Importance: configdef.High, Group: groupFilters, Doc: "Tables to capture, as regular expressions on db.table."},
-	{Name: keyTableExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Tables to leave out, as regular expressions on db.table. Not together with table.include.list."},
-	{Name: keyColInclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Columns to capture, as regular expressions on db.table.column. Columns of the primary key are always captured."},
-	{Name: keyColExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Columns to leave out, as regular expressions on db.table.column. Columns of the primary key stay. Not together with column.include.list."},
-	{Name: keySnapshotMode, Type: configdef.String, Default: "initial", OneOf: []string{"initial", "initial_only", "no_data", "schema_only", "when_needed"}, Importance: configdef.High, Group: groupSnapshot, Doc: "initial reads all rows once, then streams changes; initial_only stops after reading; no_data (also: schema_only) streams only; when_needed is initial, and reads anew when the server has purged the binlog to go on from."},
-	{Name: keyThreads, Type: configdef.Int, Default: "2", HasMin: true, Min: 1, HasMax: true, Max: 64, Group: groupSnapshot, Doc: "How many tables the snapshot reads at a time."},
-	{Name: keyChunkRows, Type: configdef.Int, Default: "8192", HasMin: true, Min: 1, HasMax: true, Max: 1000000, Group: groupSnapshot, Doc: "Most rows that the snapshot reads with one query; big rows make it fewer."},
-	{Name: keyHeartbeat, Type: configdef.Int, Default: "0", HasMin: true, Min: 0, Group: groupEvents, Doc: "Longest time in ms that the stored offset stays behind the server's log while no captured table changes. 0: 10 seconds. No records are written for it."},
-	{Name: keyTombstones, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether a delete is followed by a record with the same key and a null value, for compacted topics."},
-	{Name: keySchemaChanges, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether DDL statements are written to the topic that is named by topic.prefix."},
-	{Name: keySkipped, Type: configdef.List, Default: "t", OneOf: []string{"c", "u", "d", "t", "none"}, Group: groupEvents, Doc: "Operations to leave out: c (create), u (update), d (delete), t (truncate), or none."},
-	{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes."},
-	{Name: keyQueueBytes, Type: configdef.Long, Default: "33554432", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 32 MiB."},
-}, ignoredKeys()...)...).Cross(func(v configdef.Values) []configdef.Problem {
+		{Name: keyDBInclude, Type: configdef.List, Default: "", Check: checkRegexes, Importance: configdef.High, Group: groupFilters, Doc: "Databases to capture, as regular expressions that match the whole name, whatever its case. Empty: all but the system's."},
+		{Name: keyDBExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Databases to leave out. Not together with database.include.list."},
+		{Name: keyTableInclude, Type: configdef.List, Default: "", Check: checkRegexes, Importance: configdef.High, Group: groupFilters, Doc: "Tables to capture, as regular expressions on db.table."},
+		{Name: keyTableExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Tables to leave out, as regular expressions on db.table. Not together with table.include.list."},
+		{Name: keyColInclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Columns to capture, as regular expressions on db.table.column. Columns of the primary key are always captured."},
+		{Name: keyColExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Columns to leave out, as regular expressions on db.table.column. Columns of the primary key stay. Not together with column.include.list."},
+		{Name: keySnapshotMode, Type: configdef.String, Default: "initial", OneOf: []string{"initial", "initial_only", "no_data", "schema_only", "when_needed"}, Importance: configdef.High, Group: groupSnapshot, Doc: "initial reads all rows once, then streams changes; initial_only stops after reading; no_data (also: schema_only) streams only; when_needed is initial, and reads anew when the server has purged the binlog to go on from."},
+		{Name: keyThreads, Type: configdef.Int, Default: "2", HasMin: true, Min: 1, HasMax: true, Max: 64, Group: groupSnapshot, Doc: "How many tables the snapshot reads at a time."},
+		{Name: keyChunkRows, Type: configdef.Int, Default: "8192", HasMin: true, Min: 1, HasMax: true, Max: 1000000, Group: groupSnapshot, Doc: "Most rows that the snapshot reads with one query; big rows make it fewer."},
+		{Name: keyHeartbeat, Type: configdef.Int, Default: "0", HasMin: true, Min: 0, Group: groupEvents, Doc: "Writes a record to the heartbeat topic whenever this many ms have passed, and moves the stored offset on with it. 0: no records; the offset then stays at most 10 seconds behind the server's log while no captured table changes."},
+		{Name: keyTombstones, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether a delete is followed by a record with the same key and a null value, for compacted topics."},
+		{Name: keySchemaChanges, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether DDL statements are written to the topic that is named by topic.prefix."},
+		{Name: keySkipped, Type: configdef.List, Default: "t", OneOf: []string{"c", "u", "d", "t", "none"}, Group: groupEvents, Doc: "Operations to leave out: c (create), u (update), d (delete), t (truncate), or none."},
+		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes."},
+		{Name: keyQueueBytes, Type: configdef.Long, Default: "33554432", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 32 MiB."},
+	}, append(shapeKeys(), snapshotKeys()...)...)
+}
+
+// checkTogether looks at what keys mean for each other.
+func checkTogether(v configdef.Values) []configdef.Problem {
 	var out []configdef.Problem
 	for _, pair := range [][2]string{{keyDBInclude, keyDBExclude}, {keyTableInclude, keyTableExclude}, {keyColInclude, keyColExclude}} {
 		if v.OK(pair[0]) && v.OK(pair[1]) && len(v.List(pair[0])) > 0 && len(v.List(pair[1])) > 0 {
@@ -95,8 +132,8 @@ var spec = configdef.New(append([]configdef.Key{
 			})
 		}
 	}
-	return out
-})
+	return append(out, checkShape(v)...)
+}
 
 // ignoredKeys are keys of existing configs that have nothing to act on here. They are declared so that such configs are
 // not refused and the docs say so.
@@ -124,7 +161,6 @@ func ignoredKeys() []configdef.Key {
 		"table.ignore.builtin":                   "system databases are always left out",
 		"snapshot.new.tables":                    "tables that join the filter are streamed from then on",
 		"enable.time.adjuster":                   "years are passed on as they are stored",
-		"include.query":                          "statements are not passed on",
 		"inconsistent.schema.handling.mode":      "a row that can't be decoded always stops the task",
 		"event.processing.failure.handling.mode": "an event that can't be handled always stops the task",
 		"gtid.source.filter.dml.events":          "events are not filtered by their origin",
@@ -151,7 +187,13 @@ type settings struct {
 	filter               *filter
 	snapshotMode         string
 	threads, chunkRows   int
-	heartbeat            time.Duration
+	heartbeat            time.Duration // how long an offset may stay behind
+	beats                bool          // heartbeats are records too
+	beatTopic, beatQuery string
+	shape                shaping
+	txnTopic             string // empty: no transaction metadata
+	query                bool
+	envelope             *record.Envelope
 	tombstones           bool
 	schemaChanges        bool
 	skipCreate           bool
@@ -163,7 +205,7 @@ type settings struct {
 }
 
 func parseSettings(connector string, config map[string]string) (*settings, []configdef.Problem) {
-	v, problems := spec.Parse(config)
+	v, problems := specOf(config).Parse(config)
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -178,9 +220,19 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 	if s.snapshotMode == "schema_only" {
 		s.snapshotMode = "no_data"
 	}
-	if s.heartbeat == 0 {
+	if s.beats = s.heartbeat > 0; !s.beats {
 		s.heartbeat = 10 * time.Second
 	}
+	s.beatTopic, s.beatQuery = topicName(v.String(keyBeatPrefix)+v.String(keyDelimiter)+s.prefix), v.String(keyBeatQuery)
+	s.query = v.Bool(keyQuery)
+	if v.Bool(keyTxnMetadata) {
+		s.txnTopic = topicName(s.prefix + v.String(keyDelimiter) + v.String(keyTxnTopic))
+	}
+	s.envelope = &record.Envelope{
+		Connector: "mysql", Name: s.prefix, Version: version, Decimal: v.String(keyDecimal), TimePrecision: v.String(keyTimePrecision),
+		UnsignedBigInt: v.String(keyUnsigned), Binary: v.String(keyBinary),
+	}
+	s.shape = parseShape(v)
 	if s.queueBytes == 0 {
 		s.queueBytes = 32 << 20
 	}
@@ -266,3 +318,5 @@ func (f *filter) column(id tableID, name string) bool {
 	}
 	return !matches(f.colOut, full)
 }
+
+func snapshotKeys() []configdef.Key { return nil }

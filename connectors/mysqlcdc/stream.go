@@ -65,6 +65,10 @@ type stream struct {
 	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
 	snap     *snapshotState
 	epoch    uint64 // grows with each DDL statement
+	txn      txnCount
+	thread   uint32 // of the transaction in progress
+	timeUS   int64  // its commit time; 0: the log has seconds only
+	stmt     string // the statement that the row events belong to
 }
 
 // do runs f on the stream's goroutine and waits for it. Once f has begun it is waited for even when ctx ends, since f writes what the
@@ -288,6 +292,9 @@ func (s *stream) follow(ctx context.Context) error {
 			}
 			if !s.inTxn && time.Since(lastFlush) >= s.set.heartbeat {
 				lastFlush = time.Now()
+				if err := s.beat(ctx); err != nil {
+					return err
+				}
 				if err := s.flush(ctx, true); err != nil {
 					return err
 				}
@@ -393,6 +400,8 @@ func (s *stream) begin(e *replication.BinlogEvent) error {
 	s.event, s.row, s.txnGTID, s.addGTID = 0, 0, "", nil
 	s.txnStart = s.read
 	s.serverID = e.Header.ServerID
+	s.thread, s.timeUS, s.stmt = 0, 0, ""
+	s.txn.reset()
 	return nil
 }
 
@@ -405,6 +414,7 @@ func (s *stream) commit() {
 		s.addGTID()
 		s.gtids.text = ""
 	}
+	s.endTxn()
 	s.inTxn, s.explicit, s.xa, s.delivered, s.addGTID = false, false, false, false, nil
 	s.event, s.row = 0, 0
 	clear(s.maps)
@@ -445,7 +455,9 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 		if err := s.begin(e); err != nil {
 			return err
 		}
-		s.explicit = !ev.IsStandalone()
+		if s.explicit = !ev.IsStandalone(); s.explicit {
+			defer s.beginTxn() // once its GTID is known
+		}
 		gtid := ev.GTID
 		s.txnGTID = gtid.String()
 		s.addGTID = func() { // replaces the domain's last one: the sequence may go back where strict mode is off
@@ -550,6 +562,9 @@ func (s *stream) gtid(e *replication.BinlogEvent, ev *replication.GTIDEvent) err
 	if err := s.begin(e); err != nil {
 		return err
 	}
+	if s.timeUS = int64(ev.OriginalCommitTimestamp); s.timeUS == 0 {
+		s.timeUS = int64(ev.ImmediateCommitTimestamp)
+	}
 	if e.Header.EventType == replication.ANONYMOUS_GTID_EVENT {
 		return nil
 	}
@@ -578,6 +593,8 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 			}
 		}
 		s.explicit = true
+		s.thread = ev.SlaveProxyID
+		s.beginTxn()
 		s.xa = q.kind == queryXAStart
 		move()
 	case queryCommit:
@@ -638,15 +655,16 @@ func (s *stream) ddl(_ context.Context, e *replication.BinlogEvent, ev *replicat
 	}
 	src := s.source(e, 0)
 	if q.ddlType == "TRUNCATE" && id.name != "" && !s.set.skipTruncate {
-		t := &record.Table{Database: id.db, Name: id.name}
-		s.batch.add(topicName(s.set.prefix+"."+id.String()), t, record.OpTruncate, nil, nil, &src)
+		t := &record.Table{Database: id.db, Name: id.name, Envelope: s.schema.envelope}
+		s.batch.add(s.set.shape.topic(s.set.prefix, id), t, record.OpTruncate, nil, nil, &src)
 		s.delivered = true
 	}
 	if s.set.schemaChanges && q.ddlType != "" {
-		t := &record.Table{Database: id.db, Name: id.name}
-		s.batch.add(s.set.prefix, t, record.OpDDL, nil, nil, &src)
-		change := s.batch.records[len(s.batch.records)-1].Value.(*record.ChangeEvent)
-		change.SQL, change.DDLType = string(ev.Query), q.ddlType
+		changes, err := s.tableChanges(id, q)
+		if err != nil {
+			return err
+		}
+		s.batch.addDDL(s.set.prefix, id, s.schema.envelope, string(ev.Query), q.ddlType, changes, &src)
 		s.delivered = true
 	}
 	return nil
@@ -654,7 +672,10 @@ func (s *stream) ddl(_ context.Context, e *replication.BinlogEvent, ev *replicat
 
 func (s *stream) source(e *replication.BinlogEvent, row int32) record.Source {
 	pos := s.read.pos
-	return record.Source{TimeMS: int64(e.Header.Timestamp) * 1000, GTID: s.txnGTID, File: s.read.file, Pos: pos, Row: row, ServerID: e.Header.ServerID}
+	return record.Source{
+		TimeMS: int64(e.Header.Timestamp) * 1000, TimeUS: s.timeUS, GTID: s.txnGTID, File: s.read.file, Pos: pos, Row: row,
+		ServerID: e.Header.ServerID, Thread: s.thread, Query: s.stmt,
+	}
 }
 
 func (s *stream) status() map[string]string {

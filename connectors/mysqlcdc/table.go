@@ -32,6 +32,9 @@ type catalogTable struct {
 	key     []int
 	// engine tells if the snapshot can read it without a lock.
 	engine string
+	// unique is the first unique index without nullable columns, by the names of its columns.
+	unique           []string
+	charset, comment string
 }
 
 var families = map[string]record.Family{
@@ -78,6 +81,8 @@ func parseMembers(typ string) []string {
 type schema struct {
 	filter   *filter
 	prefix   string
+	shaping  *shaping
+	envelope *record.Envelope
 	collates map[uint64]string // collation id → character set
 	catalog  func(tableID) (*catalogTable, error)
 	tables   map[tableID]*catalogTable
@@ -234,7 +239,7 @@ func (s *schema) make(m *replication.TableMapEvent) (*shape, error) {
 	} else {
 		key = cat.key
 	}
-	return s.build(sh, columns, key, func(i int) (byte, uint16) { return m.ColumnType[i], m.ColumnMeta[i] })
+	return s.build(sh, cat, columns, key, func(i int) (byte, uint16) { return m.ColumnType[i], m.ColumnMeta[i] })
 }
 
 func mismatch(id tableID, what string) error {
@@ -243,9 +248,9 @@ func mismatch(id tableID, what string) error {
 }
 
 // build makes the captured table and the codecs. wire is nil for a shape that only the snapshot uses.
-func (s *schema) build(sh *shape, columns []record.Column, key []int, wire func(i int) (byte, uint16)) (*shape, error) {
+func (s *schema) build(sh *shape, cat *catalogTable, columns []record.Column, key []int, wire func(i int) (byte, uint16)) (*shape, error) {
 	out := make([]int, len(columns))
-	table := &record.Table{Database: sh.id.db, Name: sh.id.name}
+	table := &record.Table{Database: sh.id.db, Name: sh.id.name, Envelope: s.envelope}
 	for i := range columns {
 		out[i] = -1
 		if !s.filter.column(sh.id, columns[i].Name) && !slices.Contains(key, i) {
@@ -260,8 +265,16 @@ func (s *schema) build(sh *shape, columns []record.Column, key []int, wire func(
 		}
 		table.Key = append(table.Key, out[k])
 	}
+	var unique []string
+	if cat != nil {
+		unique, table.Charset = cat.unique, cat.charset
+	}
+	var err error
+	if table.MessageKey, err = s.shaping.messageKey(table, unique); err != nil {
+		return nil, err
+	}
 	sh.table = table
-	sh.topic = topicName(s.prefix + "." + sh.id.String())
+	sh.topic = s.shaping.topic(s.prefix, sh.id)
 	sh.codecs = make([]codec, len(columns))
 	for i := range columns {
 		var typ byte
@@ -269,10 +282,17 @@ func (s *schema) build(sh *shape, columns []record.Column, key []int, wire func(
 		if wire != nil {
 			typ, meta = wire(i)
 		}
-		var err error
 		if sh.codecs[i], err = newCodec(&columns[i], typ, meta, out[i]); err != nil {
 			return nil, fmt.Errorf("table %s: %w", sh.id, err)
 		}
+		if out[i] < 0 {
+			continue
+		}
+		r := s.shaping.rule(sh.id, &columns[i])
+		if r != nil && (slices.Contains(key, i) || slices.Contains(table.RecordKey(), out[i])) {
+			return nil, fmt.Errorf("%s matches column %s of table %s, which is part of its key and can't be changed", r.key, columns[i].Name, sh.id)
+		}
+		sh.codecs[i].rule = r
 	}
 	return sh, nil
 }

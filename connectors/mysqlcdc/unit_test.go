@@ -74,8 +74,8 @@ func testShape(t testing.TB) (*shape, []byte) {
 	for i, c := range cols {
 		columns[i] = c.c
 	}
-	sc := &schema{filter: &filter{}}
-	sh, err := sc.build(&shape{id: tableID{"d", "t"}, captured: true}, columns, []int{0}, func(i int) (byte, uint16) { return cols[i].typ, cols[i].meta })
+	sc := &schema{filter: &filter{}, shaping: &shaping{delimiter: "."}}
+	sh, err := sc.build(&shape{id: tableID{"d", "t"}, captured: true}, nil, columns, []int{0}, func(i int) (byte, uint16) { return cols[i].typ, cols[i].meta })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,15 @@ type ChangeEvent struct {
 	// SQL is the statement of a DDL event; DDLType its Canal type (CREATE, ALTER, ERASE, …).
 	SQL     string
 	DDLType string
+	// Changes are what a DDL event did to captured tables, as far as it is known.
+	Changes []TableChange
+}
+
+// TableChange is what a statement did to a table: CREATE, ALTER or DROP.
+type TableChange struct {
+	Type, Database, Name string
+	// Table is its shape afterwards; nil when it is gone or not known.
+	Table *Table
 }
 
 // Row holds the values of a table's columns, in the order of Table.Columns.
@@ -57,8 +66,19 @@ type Source struct {
 	Pos      uint64
 	Row      int32
 	ServerID uint32
-	// Snapshot is true for rows read by an initial snapshot.
-	Snapshot bool
+	// Snapshot is true for rows that were read from the table, not from the log; Incremental for those of them that were asked for
+	// after the initial snapshot.
+	Snapshot, Incremental bool
+	// TimeUS is TimeMS with all digits that the log has, in µs; 0: it has no more.
+	TimeUS int64
+	// Thread is the server's session that made the change; 0: not known.
+	Thread uint32
+	// Query is the statement that made the change, where the log has it and it was asked for.
+	Query string
+	// TxnID, TxnOrder and TxnTableOrder place the change in its transaction, counted from 1 over all captured tables and over this one.
+	// TxnOrder is 0 where they were not asked for.
+	TxnID                   string
+	TxnOrder, TxnTableOrder int64
 }
 
 // Table is one version of a table's shape. It is immutable; a changed table is a new Table.
@@ -68,6 +88,12 @@ type Table struct {
 	Columns  []Column
 	// Key holds the indexes in Columns of the primary key's columns, in key order; empty without one.
 	Key []int
+	// MessageKey holds those of the columns of the records' keys, where that is not the primary key.
+	MessageKey []int
+	// Charset is the default character set of the table's text; empty: not known.
+	Charset string
+	// Envelope is what the source says on how to write its events; nil: nothing.
+	Envelope *Envelope
 
 	// Rendered is a cache slot for converters: what a converter prepares once per table shape.
 	Rendered atomic.Pointer[any]
@@ -75,6 +101,14 @@ type Table struct {
 
 // HasKey reports whether the table has a primary key.
 func (t *Table) HasKey() bool { return len(t.Key) > 0 }
+
+// RecordKey returns the indexes in Columns of the columns that make the records' keys; empty: the keys are null.
+func (t *Table) RecordKey() []int {
+	if len(t.MessageKey) > 0 {
+		return t.MessageKey
+	}
+	return t.Key
+}
 
 // Column is one column of a table.
 type Column struct {
@@ -93,7 +127,17 @@ type Column struct {
 	Charset string
 	// Values are the members of ENUM and SET.
 	Values []string
+	// Default is the declared default as plain text, and HasDefault if there is one that is no expression. The current time as default
+	// is DefaultNow.
+	Default    string
+	HasDefault bool
+	// AutoIncrement, Generated and Comment are as declared.
+	AutoIncrement, Generated bool
+	Comment                  string
 }
+
+// DefaultNow is the Default of columns that get the current time.
+const DefaultNow = "CURRENT_TIMESTAMP"
 
 // Family groups the sources' types by the form of their values.
 type Family uint8

@@ -6,7 +6,7 @@ const AnyPartition int32 = -1
 // Record is one record on its way into or out of a topic.
 //
 // Key and Value hold one of: nil (null; as a value, a tombstone), []byte, string, bool, int64, uint64, float64,
-// map[string]any, []any, *KeyRow (keys of change events) or *ChangeEvent.
+// map[string]any, []any, *Struct, *KeyRow (keys of change events) or *ChangeEvent.
 type Record struct {
 	Topic string
 	// Partition of Topic: set on what sinks get; sources leave AnyPartition unless they know better.
@@ -20,15 +20,17 @@ type Record struct {
 	TimestampMS int64
 }
 
-// Header is one header of a record. A nil Value is null.
+// Header is one header of a record. A nil Value is null. Row, if set, is the value instead: a key, which is written as a key is but
+// without its schema.
 type Header struct {
 	Key   string
 	Value []byte
+	Row   *KeyRow
 }
 
 // KeyRow is the key of a change event: the key columns of a row, in key order.
 type KeyRow struct {
 	Table *Table
-	// Row is the whole row that the key is taken from; Table.Key says which columns.
+	// Row is the whole row that the key is taken from; Table.RecordKey says which columns.
 	Row Row
 }

@@ -7,6 +7,7 @@ package convert
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 // The converters' names.
 const (
 	CanalJSON = "canal-json"
+	Debezium  = "debezium-json"
 	JSON      = "json"
 	String    = "string"
 	Bytes     = "bytes"
@@ -37,20 +39,25 @@ var aliases = map[string]string{
 }
 
 // Names lists the converters, for messages and forms.
-func Names() []string { return []string{CanalJSON, JSON, String, Bytes} }
+func Names() []string { return []string{CanalJSON, Debezium, JSON, String, Bytes} }
 
 // Config is what a pair of converters is made of.
 type Config struct {
 	// Key and Value are names or class names; empty: the defaults.
 	Key, Value               string
 	DefaultKey, DefaultValue string
+	// JSONConverter is what the class JsonConverter stands for; empty: json.
+	JSONConverter string
+	// Reads is true for sinks and transforms, which decode.
+	Reads bool
 	// KeyOptions and ValueOptions are the settings without their prefix.
 	KeyOptions, ValueOptions map[string]string
 }
 
 type settings struct {
-	key, value string
-	canal      canalOptions
+	key, value         string
+	canal              canalOptions
+	keyJSON, valueJSON connectOptions
 }
 
 type canalOptions struct {
@@ -71,6 +78,9 @@ func parse(c Config) (settings, []configdef.Problem) {
 		}
 		if a, ok := aliases[name]; ok {
 			name = a
+			if a == JSON && c.JSONConverter != "" {
+				name = c.JSONConverter
+			}
 		}
 		if slices.Contains(Names(), name) {
 			return name
@@ -81,16 +91,43 @@ func parse(c Config) (settings, []configdef.Problem) {
 	}
 	s.key = pick("key.converter", c.Key, c.DefaultKey, JSON)
 	s.value = pick("value.converter", c.Value, c.DefaultValue, CanalJSON)
+	if c.Reads && s.value == Debezium {
+		problems = append(problems, configdef.Problem{Key: "value.converter", Value: c.Value, Message: "Sinks can't read debezium-json yet: let the source write canal-json, or plain rows with the json converter"})
+	}
 	s.canal.zone = time.UTC
+	for name, to := range map[string]*connectOptions{c.Key: &s.keyJSON, c.Value: &s.valueJSON} {
+		// What Kafka Connect's class does unless it is told otherwise, so that an unchanged config gives unchanged bytes.
+		like := aliases[name] == JSON && c.JSONConverter == Debezium
+		to.schemas, to.replaceNull = like, like
+	}
 	for prefix, opts := range map[string]map[string]string{"key.converter.": c.KeyOptions, "value.converter.": c.ValueOptions} {
 		for k, v := range opts {
 			bad := func(why string) {
 				problems = append(problems, configdef.Problem{Key: prefix + k, Value: v, Message: fmt.Sprintf("Invalid value %s for configuration %s%s: %s", v, prefix, k, why)})
 			}
+			name, options := s.key, &s.keyJSON
+			if prefix == "value.converter." {
+				name, options = s.value, &s.valueJSON
+			}
+			flag := func(to *bool) {
+				b, err := strconv.ParseBool(strings.ToLower(v))
+				if err != nil {
+					bad("true or false")
+				}
+				*to = b
+			}
 			switch k {
 			case "schemas.enable":
-				if !strings.EqualFold(v, "false") {
-					bad("JSON with schemas is not supported yet; set it to false")
+				flag(&options.schemas)
+				if options.schemas && name != Debezium && name != JSON {
+					bad("the " + name + " converter has no schemas")
+				}
+			case "replace.null.with.default":
+				flag(&options.replaceNull)
+			case "decimal.format":
+				options.numeric = strings.EqualFold(v, "NUMERIC")
+				if !options.numeric && !strings.EqualFold(v, "BASE64") {
+					bad("BASE64 or NUMERIC")
 				}
 			case "canal.enum.mode":
 				if v != "index" && v != "name" {
@@ -104,10 +141,10 @@ func parse(c Config) (settings, []configdef.Problem) {
 				} else {
 					s.canal.zone = z
 				}
-			case "encoding", "converter.encoding", "converter.type", "schemas.cache.size", "decimal.format", "replace.null.with.default":
+			case "encoding", "converter.encoding", "converter.type", "schemas.cache.size":
 			default:
 				problems = append(problems, configdef.Problem{Key: prefix + k, Value: v, Message: fmt.Sprintf(
-					"Unknown configuration key %q. The converter has schemas.enable, canal.enum.mode and timestamp.zone.", prefix+k)})
+					"Unknown configuration key %q. The converters have schemas.enable, replace.null.with.default, decimal.format, canal.enum.mode and timestamp.zone.", prefix+k)})
 			}
 		}
 	}
@@ -133,18 +170,30 @@ func NewEncoder(c Config) (*Encoder, error) {
 }
 
 // Key appends a key's bytes to dst; false means null.
-func (e *Encoder) Key(dst []byte, _ string, key any) ([]byte, bool, error) {
+func (e *Encoder) Key(dst []byte, topic string, key any) ([]byte, bool, error) {
 	if k, ok := key.(*record.KeyRow); ok {
-		if k == nil || !k.Table.HasKey() {
-			return dst, false, nil
-		}
-		return appendKeyRow(dst, k), true, nil
+		return e.key(dst, topic, k, e.s.keyJSON.schemas)
 	}
-	return e.plain(dst, e.s.key, key)
+	return e.plain(dst, e.s.key, e.s.keyJSON.schemas, key)
+}
+
+func (e *Encoder) key(dst []byte, topic string, k *record.KeyRow, schemas bool) ([]byte, bool, error) {
+	switch {
+	case k == nil || len(k.Table.RecordKey()) == 0:
+		return dst, false, nil
+	case e.s.key == Debezium || schemas:
+		return e.appendDbzKey(dst, k, topic, schemas), true, nil
+	}
+	return appendKeyRow(dst, k), true, nil
+}
+
+// Header appends a key as the value of a header: as Key does, but never with its schema.
+func (e *Encoder) Header(dst []byte, topic string, k *record.KeyRow) ([]byte, bool, error) {
+	return e.key(dst, topic, k, false)
 }
 
 // Value appends a value's bytes to dst; false means null (a tombstone).
-func (e *Encoder) Value(dst []byte, _ string, value any) ([]byte, bool, error) {
+func (e *Encoder) Value(dst []byte, topic string, value any) ([]byte, bool, error) {
 	if c, ok := value.(*record.ChangeEvent); ok {
 		if c == nil {
 			return dst, false, nil
@@ -154,19 +203,34 @@ func (e *Encoder) Value(dst []byte, _ string, value any) ([]byte, bool, error) {
 			e.id++
 			out, err := appendCanal(dst, c, e.id, &e.s.canal)
 			return out, err == nil, err
+		case Debezium:
+			out, err := e.appendEnvelope(dst, c, topic)
+			return out, err == nil, err
 		case JSON:
 			row := c.After
 			if row == nil {
 				row = c.Before
 			}
+			if e.s.valueJSON.schemas {
+				return dst, false, errors.New("the json converter writes rows without their schema; set value.converter.schemas.enable=false, or use debezium-json")
+			}
 			return appendRow(dst, c.Table, row), true, nil
 		}
-		return dst, false, fmt.Errorf("the %s converter can't write change events; use canal-json", e.s.value)
+		return dst, false, fmt.Errorf("the %s converter can't write change events; use canal-json or debezium-json", e.s.value)
 	}
-	return e.plain(dst, e.s.value, value)
+	return e.plain(dst, e.s.value, e.s.valueJSON.schemas, value)
 }
 
-func (e *Encoder) plain(dst []byte, converter string, v any) ([]byte, bool, error) {
+func (e *Encoder) plain(dst []byte, converter string, schemas bool, v any) ([]byte, bool, error) {
+	if s, ok := v.(*record.Struct); ok {
+		if s == nil {
+			return dst, false, nil
+		}
+		if !schemas {
+			return appendStruct(dst, s), true, nil
+		}
+		return withSchema(dst, appendSchema(nil, s.Schema, ""), func(b []byte) []byte { return appendStruct(b, s) }), true, nil
+	}
 	if v == nil {
 		return dst, false, nil
 	}
@@ -199,7 +263,7 @@ func (e *Encoder) plain(dst []byte, converter string, v any) ([]byte, bool, erro
 // appendKeyRow writes the key columns as a JSON object with natural types: {"id":1}.
 func appendKeyRow(dst []byte, k *record.KeyRow) []byte {
 	dst = append(dst, '{')
-	for i, at := range k.Table.Key {
+	for i, at := range k.Table.RecordKey() {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
@@ -292,6 +356,7 @@ type Decoder struct {
 
 // NewDecoder makes a decoder; its problems are those of Check.
 func NewDecoder(c Config) (*Decoder, error) {
+	c.Reads = true
 	s, problems := parse(c)
 	return &Decoder{s: s, tables: map[string]*record.Table{}}, configdef.AsError(problems)
 }
@@ -303,7 +368,7 @@ func (d *Decoder) Decode(dst []record.Record, m kafka.Fetched) ([]record.Record,
 		r.Headers = append(r.Headers, record.Header{Key: h.Key, Value: h.Value})
 	}
 	var err error
-	if r.Key, err = decodePlain(d.s.key, m.Key); err != nil {
+	if r.Key, err = decodePlain(d.s.key, d.s.keyJSON.schemas, m.Key); err != nil {
 		return dst, fmt.Errorf("key: %w", err)
 	}
 	if m.Value == nil {
@@ -312,13 +377,13 @@ func (d *Decoder) Decode(dst []record.Record, m kafka.Fetched) ([]record.Record,
 	if d.s.value == CanalJSON {
 		return d.canal(dst, r, m.Value)
 	}
-	if r.Value, err = decodePlain(d.s.value, m.Value); err != nil {
+	if r.Value, err = decodePlain(d.s.value, d.s.valueJSON.schemas, m.Value); err != nil {
 		return dst, fmt.Errorf("value: %w", err)
 	}
 	return append(dst, r), nil
 }
 
-func decodePlain(converter string, b []byte) (any, error) {
+func decodePlain(converter string, schemas bool, b []byte) (any, error) {
 	if b == nil {
 		return nil, nil
 	}
@@ -331,6 +396,11 @@ func decodePlain(converter string, b []byte) (any, error) {
 	var v any
 	if err := unmarshalNumbers(b, &v); err != nil {
 		return nil, fmt.Errorf("the bytes are no JSON (set the converter to string or bytes to pass them as they are): %w", err)
+	}
+	if m, ok := v.(map[string]any); ok && schemas && len(m) == 2 {
+		if payload, ok := m["payload"]; ok {
+			return payload, nil
+		}
 	}
 	return v, nil
 }

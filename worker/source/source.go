@@ -27,6 +27,7 @@ import (
 type Encoder interface {
 	Key(dst []byte, topic string, key any) ([]byte, bool, error)
 	Value(dst []byte, topic string, value any) ([]byte, bool, error)
+	Header(dst []byte, topic string, key *record.KeyRow) ([]byte, bool, error)
 }
 
 // SnapshotHeader marks rows that were read by an initial snapshot; its value is "true".
@@ -214,16 +215,39 @@ func (l *loop) convert(ctx context.Context, r *record.Record) error {
 		return fatal
 	}
 	for _, h := range r.Headers {
+		if h.Row != nil {
+			start := len(l.arena)
+			if l.arena, _, err = l.enc.Header(l.arena, r.Topic, h.Row); err != nil {
+				return fmt.Errorf("header %s: %w", h.Key, err)
+			}
+			h.Value = l.arena[start:len(l.arena):len(l.arena)]
+		}
 		m.Headers = append(m.Headers, kafka.Header{Key: h.Key, Value: h.Value})
 	}
+	if env := envelopeOf(r); env != nil && len(env.Headers) > 0 {
+		for _, h := range env.Headers {
+			m.Headers = append(m.Headers, kafka.Header{Key: h.Key, Value: h.Value})
+		}
+	}
 	if c, is := r.Value.(*record.ChangeEvent); is {
-		if c.Source.Snapshot {
+		if c.Source.Snapshot && (c.Table.Envelope == nil || len(c.Table.Envelope.Headers) == 0) {
 			m.Headers = append(m.Headers, snapshotMark)
 		}
 		l.newest = max(l.newest, c.Source.TimeMS)
 	}
 	l.bytes += len(m.Key) + len(m.Value)
 	l.msgs = append(l.msgs, m)
+	return nil
+}
+
+// envelopeOf finds what the source said on its events; nil: nothing.
+func envelopeOf(r *record.Record) *record.Envelope {
+	if k, ok := r.Key.(*record.KeyRow); ok && k != nil {
+		return k.Table.Envelope
+	}
+	if c, ok := r.Value.(*record.ChangeEvent); ok && c != nil {
+		return c.Table.Envelope
+	}
 	return nil
 }
 
