@@ -59,7 +59,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit) runner
 		conv := convert.Config{
 			Key: v.String(config.KeyConverter), Value: v.String(config.ValueConverter), DefaultKey: p.KeyConverter, DefaultValue: p.ValueConverter,
 			JSONConverter: p.JSONConverter,
-			KeyOptions: v.Prefixed("key.converter."), ValueOptions: v.Prefixed("value.converter."),
+			KeyOptions:    v.Prefixed("key.converter."), ValueOptions: v.Prefixed("value.converter."),
 		}
 		switch p.Kind {
 		case connectors.KindSource:

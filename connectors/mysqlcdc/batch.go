@@ -88,7 +88,7 @@ func (b *rowBatch) add(topic string, t *record.Table, op record.Op, before, afte
 }
 
 func (b *rowBatch) key(t *record.Table, row record.Row) any {
-	if len(t.RecordKey()) == 0 || row == nil {
+	if row == nil {
 		return nil
 	}
 	k := b.keys.one()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -232,17 +233,38 @@ func (c *conn) variables(ctx context.Context, names ...string) (map[string]strin
 
 // catalog reads a table's columns and key, nil when there is no such table.
 func (c *conn) catalog(ctx context.Context, id tableID) (*catalogTable, error) {
-	where := " WHERE table_schema=" + quoteText(id.db) + " AND table_name=" + quoteText(id.name)
-	rows, err := c.query(ctx, "SELECT column_name, column_type, data_type, is_nullable, character_set_name, numeric_precision, numeric_scale, "+
-		"datetime_precision, character_maximum_length, column_default IS NULL, column_default, extra, column_comment FROM information_schema.columns"+where+" ORDER BY ordinal_position")
-	if err != nil || len(rows) == 0 {
+	all, err := c.catalogs(ctx, "table_schema="+quoteText(id.db)+" AND table_name="+quoteText(id.name), func(tableID) bool { return true })
+	if err != nil {
 		return nil, err
 	}
-	t := &catalogTable{}
+	for _, t := range all { // one at most; its name may be written in another case
+		return t, nil
+	}
+	return nil, nil
+}
+
+// catalogs reads the columns and keys of the tables that where selects and keep wants.
+func (c *conn) catalogs(ctx context.Context, where string, keep func(tableID) bool) (map[tableID]*catalogTable, error) {
+	rows, err := c.query(ctx, "SELECT table_schema, table_name, column_name, column_type, data_type, is_nullable, character_set_name, numeric_precision, "+
+		"numeric_scale, datetime_precision, character_maximum_length, column_default IS NULL, column_default, extra, column_comment "+
+		"FROM information_schema.columns WHERE "+where+" ORDER BY table_schema, table_name, ordinal_position")
+	if err != nil {
+		return nil, err
+	}
+	out := map[tableID]*catalogTable{}
 	quotes := strings.Contains(strings.ToLower(c.c.GetServerVersion()), "mariadb")
 	num := func(s string) int { n, _ := strconv.Atoi(s); return n }
-	index := map[string]int{}
-	for i, r := range rows {
+	for _, r := range rows {
+		id := tableID{r[0], r[1]}
+		if !keep(id) {
+			continue
+		}
+		t := out[id]
+		if t == nil {
+			t = &catalogTable{}
+			out[id] = t
+		}
+		r = r[2:]
 		col := record.Column{Name: r[0], Type: r[1], Family: families[strings.ToLower(r[2])], Nullable: r[3] == "YES", Charset: r[4]}
 		col.Unsigned = strings.Contains(strings.ToLower(r[1]), " unsigned")
 		switch col.Family {
@@ -261,53 +283,80 @@ func (c *conn) catalog(ctx context.Context, id tableID) (*catalogTable, error) {
 		}
 		describeDefault(&col, r[9] == "1", r[10], strings.ToLower(r[11]), quotes)
 		col.Comment = r[12]
-		index[strings.ToLower(r[0])] = i
 		t.columns = append(t.columns, col)
 	}
-	if err := c.keys(ctx, t, where, index); err != nil {
+	if err := c.keys(ctx, out, where); err != nil {
 		return nil, err
 	}
-	eng, err := c.one(ctx, "SELECT engine, table_collation, table_comment FROM information_schema.tables"+where)
+	rows, err = c.query(ctx, "SELECT table_schema, table_name, engine, table_collation, table_comment FROM information_schema.tables WHERE "+where+
+		" AND table_type='BASE TABLE'")
 	if err != nil {
 		return nil, err
 	}
-	if eng != nil {
-		t.engine, t.comment = eng[0], eng[2]
-		t.charset, _, _ = strings.Cut(eng[1], "_")
+	base := map[tableID]bool{}
+	for _, r := range rows {
+		id := tableID{r[0], r[1]}
+		if t := out[id]; t != nil {
+			base[id] = true
+			t.engine, t.comment = r[2], r[4]
+			t.charset, _, _ = strings.Cut(r[3], "_")
+		}
 	}
-	return t, nil
+	for id := range out { // views have columns too, and no rows in the log
+		if !base[id] {
+			delete(out, id)
+		}
+	}
+	return out, nil
 }
 
-// keys reads the primary key, and the first unique index whose columns are not nullable.
-func (c *conn) keys(ctx context.Context, t *catalogTable, where string, index map[string]int) error {
-	rows, err := c.query(ctx, "SELECT index_name, column_name, nullable FROM information_schema.statistics"+where+
-		" AND non_unique=0 ORDER BY index_name, seq_in_index")
+// keys reads the primary keys and the unique indexes.
+func (c *conn) keys(ctx context.Context, tables map[tableID]*catalogTable, where string) error {
+	rows, err := c.query(ctx, "SELECT table_schema, table_name, index_name, column_name FROM information_schema.statistics WHERE "+where+
+		" AND non_unique=0 ORDER BY table_schema, table_name, index_name, seq_in_index")
 	if err != nil {
 		return err
 	}
-	unique, bad := map[string][]string{}, map[string]bool{}
-	var names []string
+	bad := map[tableID]map[string]bool{}
 	for _, k := range rows {
-		at, ok := index[strings.ToLower(k[1])]
-		switch {
-		case k[0] == "PRIMARY" && ok:
+		id := tableID{k[0], k[1]}
+		t := tables[id]
+		if t == nil {
+			continue
+		}
+		index, column := k[2], k[3]
+		at := t.index(column)
+		if index == "PRIMARY" && at >= 0 {
 			t.key = append(t.key, at)
 			continue
-		case !ok || k[2] == "YES": // an expression, or nullable
-			bad[k[0]] = true
 		}
-		if len(unique[k[0]]) == 0 {
-			names = append(names, k[0])
+		if at < 0 { // an expression
+			if bad[id] == nil {
+				bad[id] = map[string]bool{}
+			}
+			bad[id][index] = true
 		}
-		unique[k[0]] = append(unique[k[0]], k[1])
+		if n := len(t.uniques); n > 0 && t.uniques[n-1].name == index {
+			t.uniques[n-1].columns = append(t.uniques[n-1].columns, column)
+		} else {
+			t.uniques = append(t.uniques, uniqueKey{index, []string{column}})
+		}
 	}
-	for _, n := range names {
-		if !bad[n] {
-			t.unique = unique[n]
-			return nil
-		}
+	for id, names := range bad {
+		t := tables[id]
+		t.uniques = slices.DeleteFunc(t.uniques, func(u uniqueKey) bool { return names[u.name] })
 	}
 	return nil
+}
+
+// databaseCharsets reads the character set that each database gives its new tables.
+func (c *conn) databaseCharsets(ctx context.Context) (map[string]string, error) {
+	rows, err := c.query(ctx, "SELECT schema_name, default_character_set_name FROM information_schema.schemata")
+	out := map[string]string{}
+	for _, r := range rows {
+		out[r[0]] = r[1]
+	}
+	return out, err
 }
 
 // describeDefault fills a column's default from the catalogue. MariaDB shows it as SQL, MySQL as bare text.
@@ -331,10 +380,33 @@ func describeDefault(c *record.Column, null bool, def, extra string, quotes bool
 func unquoteText(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
-		if (s[i] == '\'' || s[i] == '\\') && i+1 < len(s) {
+		c := s[i]
+		if (c == '\'' || c == '\\') && i+1 < len(s) {
 			i++
+			if c == '\\' {
+				c = unescape(s[i])
+			}
 		}
-		b.WriteByte(s[i])
+		b.WriteByte(c)
 	}
 	return b.String()
+}
+
+// unescape is the character that stands behind a backslash in SQL text.
+func unescape(c byte) byte {
+	switch c {
+	case '0':
+		return 0
+	case 'n':
+		return '\n'
+	case 'r':
+		return '\r'
+	case 't':
+		return '\t'
+	case 'b':
+		return '\b'
+	case 'Z':
+		return 26
+	}
+	return c
 }

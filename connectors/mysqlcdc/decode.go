@@ -63,7 +63,9 @@ func (s *shape) decodeRow(data, present []byte, b *rowBatch) (record.Row, int, e
 		c := &s.codecs[i]
 		if nulls[i>>3]&(1<<(i&7)) != 0 {
 			if c.out >= 0 {
-				row[c.out] = record.Null()
+				if row[c.out] = record.Null(); c.rule != nil {
+					row[c.out] = c.rule.apply(row[c.out], b)
+				}
 			}
 			continue
 		}

@@ -30,7 +30,8 @@ var (
 	}
 	txnSchema = &record.Schema{
 		Type: record.TypeStruct, Name: "io.debezium.connector.common.TransactionMetadataValue", Version: 1, Fields: []record.Field{
-			{Name: "status", Schema: &record.Schema{Type: record.TypeString}}, {Name: "id", Schema: &record.Schema{Type: record.TypeString}},
+			{Name: "status", Schema: &record.Schema{Type: record.TypeString}},
+			{Name: "id", Schema: &record.Schema{Type: record.TypeString}},
 			{Name: "event_count", Schema: &record.Schema{Type: record.TypeInt64, Optional: true}},
 			{Name: "data_collections", Schema: &record.Schema{Type: record.TypeArray, Optional: true, Items: collectionSchema}},
 			{Name: "ts_ms", Schema: &record.Schema{Type: record.TypeInt64}},
@@ -162,7 +163,33 @@ func (b *rowBatch) addDDL(topic string, id tableID, env *record.Envelope, sql, d
 	}}
 }
 
-// tableChanges says what a statement did to a table, as the server has it now.
+// followed says what a statement did to captured tables.
+func (s *stream) followed(changes []tableChange) ([]record.TableChange, error) {
+	var out []record.TableChange
+	for _, c := range changes {
+		if c.kind == "INDEX" || c.kind == "TRUNCATE" || !s.set.filter.table(c.id) {
+			continue
+		}
+		change := record.TableChange{Type: c.kind, Database: c.id.db, Name: c.id.name}
+		cat := c.table
+		if cat == nil && c.kind != "DROP" {
+			var err error
+			if cat, err = s.schema.lookup(c.id); err != nil {
+				return nil, err
+			}
+		}
+		if cat != nil {
+			var err error
+			if change.Table, err = cat.table(c.id, &s.set.shape); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, change)
+	}
+	return out, nil
+}
+
+// tableChanges says what a statement that could not be parsed did to a table, as the server has it now.
 func (s *stream) tableChanges(id tableID, q query) ([]record.TableChange, error) {
 	change := record.TableChange{Database: id.db, Name: id.name}
 	switch q.ddlType {
@@ -180,10 +207,16 @@ func (s *stream) tableChanges(id tableID, q query) ([]record.TableChange, error)
 	if err != nil || cat == nil {
 		return []record.TableChange{change}, err
 	}
-	t := &record.Table{Database: id.db, Name: id.name, Columns: cat.columns, Key: cat.key, Charset: cat.charset}
-	if t.MessageKey, err = s.set.shape.messageKey(t, cat.unique); err != nil {
+	if change.Table, err = cat.table(id, &s.set.shape); err != nil {
 		return nil, err
 	}
-	change.Table = t
 	return []record.TableChange{change}, nil
+}
+
+// table is the table with all its columns, captured or not.
+func (c *catalogTable) table(id tableID, shape *shaping) (*record.Table, error) {
+	t := &record.Table{Database: id.db, Name: id.name, Columns: c.columns, Key: c.key, Charset: c.charset, Comment: c.comment}
+	var err error
+	t.MessageKey, err = shape.messageKey(t, c.unique())
+	return t, err
 }

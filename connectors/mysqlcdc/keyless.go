@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/go-mysql-org/go-mysql/mysql"
-
-	"github.com/millrace/millrace/connectors/record"
 )
 
 // keyless reads a table without a primary key. Its rows can't be told apart, so none can be left out for having changed:
@@ -63,7 +61,10 @@ func (n *snapshot) keyless(ctx context.Context, c *conn, r *reader) error {
 		}
 		return err
 	}
-	src := record.Source{TimeMS: time.Now().UnixMilli(), Snapshot: true}
+	if err := n.addCreate(ctx, c, r, at, b); err != nil {
+		return err
+	}
+	src := readAt(at)
 	err = c.stream(ctx, r.sel, func(vals []mysql.FieldValue) error {
 		if len(b.records) >= n.set.chunkRows || b.size >= 8<<20 {
 			if err := emit(false); err != nil {

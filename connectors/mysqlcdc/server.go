@@ -188,11 +188,13 @@ func (s *settings) available(ctx context.Context, c *conn, info *serverInfo, p *
 		"reset the connector's offsets to make a new snapshot, or set %s=when_needed", p.at.file, keySnapshotMode)}
 }
 
+const systemDatabases = "'mysql','sys','information_schema','performance_schema'"
+
 // tables lists what the filter captures, sorted.
 func (s *settings) tables(ctx context.Context, c *conn) ([]tableID, map[tableID]bool, error) {
 	rows, err := c.query(ctx, "SELECT t.table_schema, t.table_name, (SELECT COUNT(*) FROM information_schema.table_constraints k "+
 		"WHERE k.table_schema=t.table_schema AND k.table_name=t.table_name AND k.constraint_type='PRIMARY KEY') "+
-		"FROM information_schema.tables t WHERE t.table_type='BASE TABLE' AND t.table_schema NOT IN ('mysql','sys','information_schema','performance_schema')")
+		"FROM information_schema.tables t WHERE t.table_type='BASE TABLE' AND t.table_schema NOT IN ("+systemDatabases+")")
 	if err != nil {
 		return nil, nil, err
 	}

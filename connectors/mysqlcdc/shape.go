@@ -5,6 +5,7 @@ import (
 	"crypto/sha1" //nolint:gosec // as above
 	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -12,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/connectors/record"
@@ -225,19 +228,21 @@ type columnRule struct {
 }
 
 func (r *columnRule) apply(d record.Datum, b *rowBatch) record.Datum {
-	if d.Kind != record.KindText {
+	switch {
+	case r.kind == ruleMask && d.Kind != record.KindAbsent: // null too: that there is no value may be what has to be hidden
+		return record.Text(r.mask)
+	case d.Kind != record.KindText:
 		return d
 	}
 	switch r.kind {
-	case ruleMask:
-		return record.Text(r.mask)
 	case ruleHash:
 		h := r.hash()
 		_, _ = h.Write([]byte(r.salt))
-		if !r.bare { // what Java's ObjectOutputStream makes of a string
-			_, _ = h.Write([]byte{0xac, 0xed, 0, 5, 't', byte(len(d.B) >> 8), byte(len(d.B))})
+		if r.bare {
+			_, _ = h.Write(d.B)
+		} else {
+			_, _ = h.Write(serialized(d.B))
 		}
-		_, _ = h.Write(d.B)
 		out := b.bytes.take(2 * h.Size())
 		hex.Encode(out, h.Sum(nil))
 		if r.length > 0 {
@@ -252,6 +257,31 @@ func (r *columnRule) apply(d record.Datum, b *rowBatch) record.Datum {
 			}
 			n++
 		}
+	default:
 	}
 	return d
+}
+
+// serialized is what Java's ObjectOutputStream makes of a string: characters beyond 16 bits are two surrogates, of three bytes each.
+func serialized(text []byte) []byte {
+	var body []byte
+	for _, c := range string(text) {
+		switch {
+		case c == 0:
+			body = append(body, 0xc0, 0x80)
+		case c > 0xffff:
+			for _, half := range utf16.AppendRune(nil, c) {
+				body = append(body, 0xe0|byte(half>>12), 0x80|byte(half>>6)&0x3f, 0x80|byte(half)&0x3f)
+			}
+		default:
+			body = utf8.AppendRune(body, c)
+		}
+	}
+	out := []byte{0xac, 0xed, 0, 5}
+	if len(body) > 0xffff {
+		out = binary.BigEndian.AppendUint64(append(out, '|'), uint64(len(body)))
+	} else {
+		out = binary.BigEndian.AppendUint16(append(out, 't'), uint16(len(body)))
+	}
+	return append(out, body...)
 }

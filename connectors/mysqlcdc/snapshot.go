@@ -44,6 +44,7 @@ type chunk struct {
 	at      logPos // the log's end after it was read
 	after   []string
 	last    bool
+	extra   int       // records that are no rows
 	result  chan bool // true: emitted; false: a DDL statement came between, read it again
 }
 
@@ -137,6 +138,9 @@ func (s *stream) emitChunks(ctx context.Context) error {
 			var key []byte
 			c.batch.records = slices.DeleteFunc(c.batch.records, func(r record.Record) bool {
 				ev := r.Value.(*record.ChangeEvent)
+				if ev.Op != record.OpRead {
+					return false
+				}
 				key = appendKey(key[:0], ev.Table, ev.After)
 				_, hit := c.touched[string(key)]
 				return hit
@@ -145,7 +149,7 @@ func (s *stream) emitChunks(ctx context.Context) error {
 		if err := s.flush(ctx, false); err != nil {
 			return err
 		}
-		n.rows.Add(int64(len(c.batch.records)))
+		n.rows.Add(int64(len(c.batch.records) - c.extra))
 		n.progress[c.id.String()] = tableProgress{After: c.after, Done: c.last}
 		if c.last {
 			delete(n.drop, c.id)
@@ -258,6 +262,8 @@ type reader struct {
 	shape *shape
 	sel   string
 	key   []int // in the emitted row
+	// whole is the table with all its columns, captured or not.
+	whole *record.Table
 }
 
 func (n *snapshot) prepare(ctx context.Context, c *conn, id tableID) (*reader, error) {
@@ -271,6 +277,9 @@ func (n *snapshot) prepare(ctx context.Context, c *conn, id tableID) (*reader, e
 		return nil, err
 	}
 	r := &reader{id: id, shape: sh, key: sh.table.Key}
+	if r.whole, err = cat.table(id, &n.set.shape); err != nil {
+		return nil, err
+	}
 	var cols []string
 	for i := range cat.columns {
 		if sh.codecs[i].out < 0 {
@@ -361,7 +370,7 @@ func (n *snapshot) chunk(ctx context.Context, c *conn, r *reader, after []string
 		return nil, err
 	}
 	sql := r.sel + r.where(after) + r.orderBy() + " LIMIT " + strconv.Itoa(limit) + suffix
-	if err := r.read(ctx, c, sql, k.batch); err != nil {
+	if err := r.read(ctx, c, sql, from, k.batch); err != nil {
 		return nil, err
 	}
 	if n.server.flavor == mysql.MariaDBFlavor {
@@ -378,6 +387,13 @@ func (n *snapshot) chunk(ctx context.Context, c *conn, r *reader, after []string
 		for _, i := range r.key {
 			k.after = append(k.after, literalOf(&r.shape.table.Columns[i], last[i]))
 		}
+	}
+	if len(after) == 0 {
+		before := len(k.batch.records)
+		if err := n.addCreate(ctx, c, r, from, k.batch); err != nil {
+			return nil, err
+		}
+		k.extra = len(k.batch.records) - before
 	}
 	ok = true
 	return k, nil
@@ -488,9 +504,30 @@ func literalOf(c *record.Column, d record.Datum) string {
 }
 
 // read runs a SELECT and adds its rows to b.
-func (r *reader) read(ctx context.Context, c *conn, sql string, b *rowBatch) error {
-	src := record.Source{TimeMS: time.Now().UnixMilli(), Snapshot: true}
+func (r *reader) read(ctx context.Context, c *conn, sql string, at logPos, b *rowBatch) error {
+	src := readAt(at)
 	return c.stream(ctx, sql, func(vals []mysql.FieldValue) error { return r.row(vals, b, &src) })
+}
+
+// readAt is the source of rows that are read when the stream is at a place of the log.
+func readAt(at logPos) record.Source {
+	return record.Source{TimeMS: time.Now().UnixMilli(), Snapshot: true, File: at.file, Pos: at.pos}
+}
+
+// addCreate adds the table's CREATE statement, where schema changes are asked for.
+func (n *snapshot) addCreate(ctx context.Context, c *conn, r *reader, at logPos, b *rowBatch) error {
+	if !n.set.schemaChanges {
+		return nil
+	}
+	row, err := c.one(ctx, "SHOW CREATE TABLE "+r.id.quoted())
+	if err != nil || len(row) < 2 {
+		return err
+	}
+	src := readAt(at)
+	b.addDDL(n.set.prefix, r.id, n.s.schema.envelope, row[1], "CREATE", []record.TableChange{
+		{Type: "CREATE", Database: r.id.db, Name: r.id.name, Table: r.whole},
+	}, &src)
+	return nil
 }
 
 func (r *reader) row(vals []mysql.FieldValue, b *rowBatch, src *record.Source) error {
@@ -510,6 +547,9 @@ func (r *reader) row(vals []mysql.FieldValue, b *rowBatch, src *record.Source) e
 // fromSQL makes of a value of a SELECT what decode makes of it in a row image.
 func (c *codec) fromSQL(v *mysql.FieldValue, b *rowBatch) (record.Datum, error) {
 	if v.Type == mysql.FieldValueTypeNull {
+		if c.rule != nil {
+			return c.rule.apply(record.Null(), b), nil
+		}
 		return record.Null(), nil
 	}
 	switch c.family {

@@ -152,12 +152,21 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	if err != nil {
 		return err
 	}
+	charsets, err := c.databaseCharsets(ctx)
+	if err != nil {
+		return err
+	}
+	// Known before the log goes on, so that each DDL statement is applied to what was there before it.
+	known, err := c.catalogs(ctx, "table_schema NOT IN ("+systemDatabases+")", s.filter.table)
+	if err != nil {
+		return err
+	}
 	st := &stream{set: s, server: info, log: tc.Logger, report: tc.Report, out: make(chan *connectors.Batch, 4), ctl: make(chan func()), batch: newBatch()}
 	t.out = st.out
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the task outlives Open's context; Close ends it
 	t.cancel = cancel
 	st.schema = &schema{
-		filter: s.filter, prefix: s.prefix, shaping: &s.shape, envelope: envelopeFor(s, info, tc), collates: collates, tables: map[tableID]*catalogTable{}, shapes: map[string]*shape{},
+		filter: s.filter, prefix: s.prefix, flavor: info.flavor, shaping: &s.shape, envelope: envelopeFor(s, info, tc), collates: collates, charsets: charsets, tables: known, shapes: map[string]*shape{},
 		catalog: func(id tableID) (*catalogTable, error) {
 			c, err := s.dial(run)
 			if err != nil {

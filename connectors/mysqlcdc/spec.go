@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/connectors/record"
 )
@@ -91,7 +92,7 @@ func ownKeys() []configdef.Key {
 		{Name: keyUser, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupConnection, Doc: "User with the privileges SELECT, REPLICATION SLAVE, REPLICATION CLIENT, and LOCK TABLES where tables without a primary key are read."},
 		{Name: keyPassword, Type: configdef.Password, Default: "", Importance: configdef.High, Group: groupConnection, Doc: "Password of the user."},
 		{Name: keyServerID, Type: configdef.Long, NoDefault: true, HasMin: true, Min: 1, HasMax: true, Max: 4294967295, Importance: configdef.Medium, Group: groupConnection, Doc: "Replica id that the connector shows to the server. No other replica may use it. Not given: a number made from the connector's name."},
-		{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well."},
+		{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity", "disable", "trust", "verify-ca", "verify-full"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well. disable, trust, verify-ca and verify-full are the MariaDB connector's words for disabled, required, verify_ca and verify_identity."},
 		{Name: keySSLCA, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the PEM certificates of the authorities to trust. Empty: the system's."},
 		{Name: keyConnectTimeout, Type: configdef.Int, Default: "30000", HasMin: true, Min: 100, Importance: configdef.Low, Group: groupConnection, Doc: "Longest time to wait for a connection, in ms."},
 		{
@@ -193,6 +194,7 @@ type settings struct {
 	shape                shaping
 	txnTopic             string // empty: no transaction metadata
 	query                bool
+	debezium             bool // the class stands in for Debezium's
 	envelope             *record.Envelope
 	tombstones           bool
 	schemaChanges        bool
@@ -217,6 +219,9 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		heartbeat: v.Duration(keyHeartbeat), tombstones: v.Bool(keyTombstones), schemaChanges: v.Bool(keySchemaChanges),
 		batchRows: int(v.Int(keyBatchRows)), queueBytes: v.Int(keyQueueBytes),
 	}
+	if m, ok := map[string]string{"disable": "disabled", "trust": "required", "verify-ca": "verify_ca", "verify-full": "verify_identity"}[s.sslMode]; ok {
+		s.sslMode = m
+	}
 	if s.snapshotMode == "schema_only" {
 		s.snapshotMode = "no_data"
 	}
@@ -225,6 +230,9 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 	}
 	s.beatTopic, s.beatQuery = topicName(v.String(keyBeatPrefix)+v.String(keyDelimiter)+s.prefix), v.String(keyBeatQuery)
 	s.query = v.Bool(keyQuery)
+	if p, ok := connectors.Lookup(config["connector.class"]); ok {
+		s.debezium = p.Class == debeziumClass
+	}
 	if v.Bool(keyTxnMetadata) {
 		s.txnTopic = topicName(s.prefix + v.String(keyDelimiter) + v.String(keyTxnTopic))
 	}

@@ -622,11 +622,14 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 				return err
 			}
 		}
-		s.schema.forget()
+		changes, perr := s.schema.change(string(ev.Query), string(ev.Schema))
+		if perr != nil {
+			s.log.Debug("a statement can't be followed; tables are looked up anew", "statement", head(ev.Query), "err", perr)
+		}
 		s.epoch++
 		// A DDL statement counts as one row event, so that a restart neither repeats nor forgets its record (I3).
 		if s.count() {
-			if err := s.ddl(ctx, e, ev, q); err != nil {
+			if err := s.ddl(e, ev, q, changes, perr == nil); err != nil {
 				return err
 			}
 		}
@@ -645,7 +648,7 @@ func (s *stream) count() bool {
 	return !s.skipping || s.skipTxn != "" && s.skipTxn != s.txnGTID || s.event >= s.skipEvent
 }
 
-func (s *stream) ddl(_ context.Context, e *replication.BinlogEvent, ev *replication.QueryEvent, q query) error {
+func (s *stream) ddl(e *replication.BinlogEvent, ev *replication.QueryEvent, q query, parsed []tableChange, known bool) error {
 	id := tableID{q.db, q.table}
 	if id.db == "" {
 		id.db = string(ev.Schema)
@@ -659,8 +662,11 @@ func (s *stream) ddl(_ context.Context, e *replication.BinlogEvent, ev *replicat
 		s.batch.add(s.set.shape.topic(s.set.prefix, id), t, record.OpTruncate, nil, nil, &src)
 		s.delivered = true
 	}
-	if s.set.schemaChanges && q.ddlType != "" {
-		changes, err := s.tableChanges(id, q)
+	if s.set.schemaChanges && q.ddlType != "" && (q.ddlType != "TRUNCATE" || !s.set.debezium) {
+		changes, err := s.followed(parsed)
+		if !known {
+			changes, err = s.tableChanges(id, q)
+		}
 		if err != nil {
 			return err
 		}

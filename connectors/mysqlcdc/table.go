@@ -1,6 +1,7 @@
 package mysqlcdc
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -31,9 +32,8 @@ type catalogTable struct {
 	columns []record.Column
 	key     []int
 	// engine tells if the snapshot can read it without a lock.
-	engine string
-	// unique is the first unique index without nullable columns, by the names of its columns.
-	unique           []string
+	engine           string
+	uniques          []uniqueKey
 	charset, comment string
 }
 
@@ -81,18 +81,46 @@ func parseMembers(typ string) []string {
 type schema struct {
 	filter   *filter
 	prefix   string
+	flavor   string
 	shaping  *shaping
 	envelope *record.Envelope
 	collates map[uint64]string // collation id → character set
 	catalog  func(tableID) (*catalogTable, error)
+	charsets map[string]string // the databases' own
 	tables   map[tableID]*catalogTable
 	shapes   map[string]*shape // by the body of the table map
 }
 
-// forget drops what a DDL statement may have changed: everything, as statements name tables in ways that are hard to tell.
-func (s *schema) forget() {
-	clear(s.tables)
+// change takes over what a DDL statement did. What could not be told is asked of the server when it is needed.
+func (s *schema) change(sql, db string) ([]tableChange, error) {
 	clear(s.shapes)
+	h := &history{flavor: s.flavor, charsets: s.charsets, lookup: func(id tableID) (*catalogTable, error) {
+		if !s.filter.table(id) && s.tables[id] == nil {
+			return nil, nil // what is not captured is not followed
+		}
+		return s.lookup(id)
+	}}
+	changes, err := h.apply(sql, db)
+	if err != nil {
+		// Only the table that the statement names is doubtful, where it names one.
+		switch q := classify(sql); {
+		case q.table != "" && (q.ddlType == "CREATE" || q.ddlType == "ALTER" || q.ddlType == "CINDEX" || q.ddlType == "DINDEX"):
+			delete(s.tables, tableID{cmp.Or(q.db, db), q.table})
+		default:
+			clear(s.tables)
+		}
+		return nil, err
+	}
+	for _, c := range changes {
+		if c.old != (tableID{}) {
+			delete(s.tables, c.old)
+		}
+		delete(s.tables, c.id)
+		if c.table != nil {
+			s.tables[c.id] = c.table
+		}
+	}
+	return changes, nil
 }
 
 func (s *schema) lookup(id tableID) (*catalogTable, error) {
@@ -103,7 +131,9 @@ func (s *schema) lookup(id tableID) (*catalogTable, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.tables[id] = t
+	if t != nil {
+		s.tables[id] = t
+	}
 	return t, nil
 }
 
@@ -189,6 +219,17 @@ func (s *schema) make(m *replication.TableMapEvent) (*shape, error) {
 	if !sh.captured {
 		return sh, nil
 	}
+	_, known := s.tables[id]
+	out, err := s.fit(sh, m)
+	if err != nil && known { // what was followed in the log went wrong: the server knows better
+		delete(s.tables, id)
+		return s.fit(sh, m)
+	}
+	return out, err
+}
+
+func (s *schema) fit(sh *shape, m *replication.TableMapEvent) (*shape, error) {
+	id := sh.id
 	cat, err := s.lookup(id)
 	if err != nil {
 		return nil, err
@@ -267,7 +308,7 @@ func (s *schema) build(sh *shape, cat *catalogTable, columns []record.Column, ke
 	}
 	var unique []string
 	if cat != nil {
-		unique, table.Charset = cat.unique, cat.charset
+		unique, table.Charset = cat.unique(), cat.charset
 	}
 	var err error
 	if table.MessageKey, err = s.shaping.messageKey(table, unique); err != nil {

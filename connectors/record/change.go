@@ -92,6 +92,7 @@ type Table struct {
 	MessageKey []int
 	// Charset is the default character set of the table's text; empty: not known.
 	Charset string
+	Comment string
 	// Envelope is what the source says on how to write its events; nil: nothing.
 	Envelope *Envelope
 

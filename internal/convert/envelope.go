@@ -44,12 +44,23 @@ var (
 // sourceSchema is the schema of the member "source".
 func sourceSchema(connector string) *record.Schema {
 	return &record.Schema{Type: record.TypeStruct, Name: "io.debezium.connector." + connector + ".Source", Version: 1, Fields: []record.Field{
-		{Name: "version", Schema: stringSchema}, {Name: "connector", Schema: stringSchema}, {Name: "name", Schema: stringSchema},
-		{Name: "ts_ms", Schema: int64Schema}, {Name: "snapshot", Schema: snapshotSchema}, {Name: "db", Schema: stringSchema},
-		{Name: "sequence", Schema: optionalString}, {Name: "ts_us", Schema: optionalInt64}, {Name: "ts_ns", Schema: optionalInt64},
-		{Name: "table", Schema: optionalString}, {Name: "server_id", Schema: int64Schema}, {Name: "gtid", Schema: optionalString},
-		{Name: "file", Schema: stringSchema}, {Name: "pos", Schema: int64Schema}, {Name: "row", Schema: &record.Schema{Type: record.TypeInt32}},
-		{Name: "thread", Schema: optionalInt64}, {Name: "query", Schema: optionalString},
+		{Name: "version", Schema: stringSchema},
+		{Name: "connector", Schema: stringSchema},
+		{Name: "name", Schema: stringSchema},
+		{Name: "ts_ms", Schema: int64Schema},
+		{Name: "snapshot", Schema: snapshotSchema},
+		{Name: "db", Schema: stringSchema},
+		{Name: "sequence", Schema: optionalString},
+		{Name: "ts_us", Schema: optionalInt64},
+		{Name: "ts_ns", Schema: optionalInt64},
+		{Name: "table", Schema: optionalString},
+		{Name: "server_id", Schema: int64Schema},
+		{Name: "gtid", Schema: optionalString},
+		{Name: "file", Schema: stringSchema},
+		{Name: "pos", Schema: int64Schema},
+		{Name: "row", Schema: &record.Schema{Type: record.TypeInt32}},
+		{Name: "thread", Schema: optionalInt64},
+		{Name: "query", Schema: optionalString},
 	}}
 }
 
@@ -87,9 +98,14 @@ func (e *Encoder) dbzTable(t *record.Table, topic string) *dbzTable {
 		row := rowSchema(topic+".Value", r.columns)
 		row.Optional = true
 		r.valueSchema = opening(&record.Schema{Type: record.TypeStruct, Name: topic + ".Envelope", Version: 2, Fields: []record.Field{
-			{Name: "before", Schema: row}, {Name: "after", Schema: row}, {Name: "source", Schema: sourceSchema(env.Connector)},
-			{Name: "transaction", Schema: blockSchema}, {Name: "op", Schema: stringSchema}, {Name: "ts_ms", Schema: optionalInt64},
-			{Name: "ts_us", Schema: optionalInt64}, {Name: "ts_ns", Schema: optionalInt64},
+			{Name: "before", Schema: row},
+			{Name: "after", Schema: row},
+			{Name: "source", Schema: sourceSchema(env.Connector)},
+			{Name: "transaction", Schema: blockSchema},
+			{Name: "op", Schema: stringSchema},
+			{Name: "ts_ms", Schema: optionalInt64},
+			{Name: "ts_us", Schema: optionalInt64},
+			{Name: "ts_ns", Schema: optionalInt64},
 		}})
 	}
 	r.source, r.afterDB = sourceParts(env, t.Database)
@@ -116,7 +132,7 @@ func (e *Encoder) appendEnvelope(dst []byte, c *record.ChangeEvent, topic string
 	if c.Op == record.OpDDL {
 		return e.appendSchemaChange(dst, c), nil
 	}
-	op := byte(0)
+	var op byte
 	switch c.Op {
 	case record.OpRead:
 		op = 'r'
@@ -141,7 +157,7 @@ func (e *Encoder) appendEnvelope(dst []byte, c *record.ChangeEvent, topic string
 	dst = appendDbzRow(append(dst, `{"before":`...), t.columns, c.Before, e.s.valueJSON.replaceNull)
 	dst = appendDbzRow(append(dst, `,"after":`...), t.columns, c.After, e.s.valueJSON.replaceNull)
 	dst = append(append(dst, ','), t.source...)
-	dst = appendSource(dst, &c.Source, t.afterDB, t.afterNS)
+	dst = appendSource(dst, &c.Source, t.afterDB, t.afterNS, e.s.valueJSON.replaceNull)
 	if s := &c.Source; s.TxnOrder == 0 {
 		dst = append(dst, `,"transaction":null,"op":"`...)
 	} else {
@@ -166,7 +182,7 @@ func appendNow(dst []byte) []byte {
 }
 
 // appendSource writes the members of source from ts_ms's value on, and closes it.
-func appendSource(dst []byte, s *record.Source, afterDB, afterNS []byte) []byte {
+func appendSource(dst []byte, s *record.Source, afterDB, afterNS []byte, replaceNull bool) []byte {
 	us := s.TimeUS
 	if us == 0 {
 		us = s.TimeMS * 1000
@@ -177,8 +193,10 @@ func appendSource(dst []byte, s *record.Source, afterDB, afterNS []byte) []byte 
 		dst = append(dst, `,"snapshot":"incremental"`...)
 	case s.Snapshot:
 		dst = append(dst, `,"snapshot":"true"`...)
-	default:
+	case replaceNull: // false is its default
 		dst = append(dst, `,"snapshot":"false"`...)
+	default:
+		dst = append(dst, `,"snapshot":null`...)
 	}
 	dst = strconv.AppendInt(append(dst, afterDB...), us, 10)
 	dst = strconv.AppendInt(append(dst, `,"ts_ns":`...), us*1000, 10)

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"encoding/hex"
 	"strings"
 	"time"
 
@@ -21,16 +22,27 @@ var (
 	int32Schema  = &record.Schema{Type: record.TypeInt32}
 	boolSchema   = &record.Schema{Type: record.TypeBoolean, Optional: true}
 	columnSchema = &record.Schema{Type: record.TypeStruct, Name: "io.debezium.connector.schema.Column", Version: 1, Fields: []record.Field{
-		{Name: "name", Schema: stringSchema}, {Name: "jdbcType", Schema: int32Schema}, {Name: "nativeType", Schema: optional(int32Schema)},
-		{Name: "typeName", Schema: stringSchema}, {Name: "typeExpression", Schema: optionalString}, {Name: "charsetName", Schema: optionalString},
-		{Name: "length", Schema: optional(int32Schema)}, {Name: "scale", Schema: optional(int32Schema)}, {Name: "position", Schema: int32Schema},
-		{Name: "optional", Schema: boolSchema}, {Name: "autoIncremented", Schema: boolSchema}, {Name: "generated", Schema: boolSchema},
-		{Name: "comment", Schema: optionalString}, {Name: "defaultValueExpression", Schema: optionalString},
+		{Name: "name", Schema: stringSchema},
+		{Name: "jdbcType", Schema: int32Schema},
+		{Name: "nativeType", Schema: optional(int32Schema)},
+		{Name: "typeName", Schema: stringSchema},
+		{Name: "typeExpression", Schema: optionalString},
+		{Name: "charsetName", Schema: optionalString},
+		{Name: "length", Schema: optional(int32Schema)},
+		{Name: "scale", Schema: optional(int32Schema)},
+		{Name: "position", Schema: int32Schema},
+		{Name: "optional", Schema: boolSchema},
+		{Name: "autoIncremented", Schema: boolSchema},
+		{Name: "generated", Schema: boolSchema},
+		{Name: "comment", Schema: optionalString},
+		{Name: "defaultValueExpression", Schema: optionalString},
 		{Name: "enumValues", Schema: list(stringSchema, true)},
 	}}
 	tableSchema = &record.Schema{Type: record.TypeStruct, Optional: true, Name: "io.debezium.connector.schema.Table", Version: 1, Fields: []record.Field{
-		{Name: "defaultCharsetName", Schema: optionalString}, {Name: "primaryKeyColumnNames", Schema: list(stringSchema, true)},
-		{Name: "columns", Schema: list(columnSchema, false)}, {Name: "comment", Schema: optionalString},
+		{Name: "defaultCharsetName", Schema: optionalString},
+		{Name: "primaryKeyColumnNames", Schema: list(stringSchema, true)},
+		{Name: "columns", Schema: list(columnSchema, false)},
+		{Name: "comment", Schema: optionalString},
 	}}
 	changeSchema = &record.Schema{Type: record.TypeStruct, Name: "io.debezium.connector.schema.Change", Version: 1, Fields: []record.Field{
 		{Name: "type", Schema: stringSchema}, {Name: "id", Schema: stringSchema}, {Name: "table", Schema: tableSchema},
@@ -46,7 +58,7 @@ func (e *Encoder) appendSchemaChange(dst []byte, c *record.ChangeEvent) []byte {
 	body := func(dst []byte) []byte {
 		first, afterDB := sourceParts(env, c.Table.Database)
 		afterNS := append(appendOptional([]byte(`,"table":`), c.Table.Name), `,"server_id":`...)
-		dst = appendSource(append(append(dst, '{'), first...), &c.Source, afterDB, afterNS)
+		dst = appendSource(append(append(dst, '{'), first...), &c.Source, afterDB, afterNS, e.s.valueJSON.replaceNull)
 		dst = appendAny(append(dst, `,"ts_ms":`...), time.Now().UnixMilli())
 		dst = appendJSONString(append(dst, `,"databaseName":`...), c.Table.Database)
 		dst = appendJSONString(append(dst, `,"schemaName":null,"ddl":`...), c.SQL)
@@ -62,8 +74,12 @@ func (e *Encoder) appendSchemaChange(dst []byte, c *record.ChangeEvent) []byte {
 	schema := appendSchema(nil, &record.Schema{
 		Type: record.TypeStruct, Name: "io.debezium.connector." + env.Connector + ".SchemaChangeValue", Version: 1,
 		Fields: []record.Field{
-			{Name: "source", Schema: sourceSchema(env.Connector)}, {Name: "ts_ms", Schema: int64Schema}, {Name: "databaseName", Schema: optionalString},
-			{Name: "schemaName", Schema: optionalString}, {Name: "ddl", Schema: optionalString}, {Name: "tableChanges", Schema: list(changeSchema, false)},
+			{Name: "source", Schema: sourceSchema(env.Connector)},
+			{Name: "ts_ms", Schema: int64Schema},
+			{Name: "databaseName", Schema: optionalString},
+			{Name: "schemaName", Schema: optionalString},
+			{Name: "ddl", Schema: optionalString},
+			{Name: "tableChanges", Schema: list(changeSchema, false)},
 		},
 	}, "")
 	return withSchema(dst, schema, body)
@@ -81,9 +97,9 @@ func changeOf(c *record.TableChange) *record.Struct {
 		key = append(key, t.Columns[at].Name)
 	}
 	for i := range t.Columns {
-		columns = append(columns, columnOf(&t.Columns[i], i+1))
+		columns = append(columns, columnOf(&t.Columns[i], i+1, t.Charset))
 	}
-	out.Values[2] = &record.Struct{Schema: tableSchema, Values: []any{text(t.Charset), key, columns, nil}}
+	out.Values[2] = &record.Struct{Schema: tableSchema, Values: []any{text(t.Charset), key, columns, text(t.Comment)}}
 	return out
 }
 
@@ -95,14 +111,17 @@ func text(s string) any {
 	return s
 }
 
-func columnOf(c *record.Column, position int) *record.Struct {
+func columnOf(c *record.Column, position int, charset string) *record.Struct {
 	name, jdbc, length, scale := jdbcType(c)
 	var def, members any
 	if c.HasDefault {
-		def = c.Default
-		if c.Default == record.DefaultNow {
-			def = "1970-01-01 00:00:00"
-		}
+		def = plainDefault(c)
+	}
+	switch {
+	case c.Charset != "":
+		charset = c.Charset
+	case c.Family != record.FamilyEnum && c.Family != record.FamilySet:
+		charset = ""
 	}
 	if c.Family == record.FamilyEnum || c.Family == record.FamilySet {
 		values := make([]any, len(c.Values))
@@ -112,9 +131,26 @@ func columnOf(c *record.Column, position int) *record.Struct {
 		members = values
 	}
 	return &record.Struct{Schema: columnSchema, Values: []any{
-		c.Name, jdbc, nil, name, name, text(c.Charset), length, scale, int64(position), c.Nullable, c.AutoIncrement,
-		c.Generated || c.AutoIncrement, nil, def, members,
+		c.Name, jdbc, nil, name, name, text(charset), length, scale, int64(position), c.Nullable, c.AutoIncrement,
+		c.AutoIncrement, nil, def, members,
 	}}
+}
+
+// plainDefault is a default as Debezium shows it.
+func plainDefault(c *record.Column) string {
+	switch d := c.Default; {
+	case d == record.DefaultNow:
+		return "1970-01-01 00:00:00"
+	case c.Family == record.FamilyBit && strings.HasPrefix(d, "b'"):
+		return strings.Trim(d[1:], "'")
+	case strings.HasPrefix(d, "0x") && (c.Family == record.FamilyBinary || c.Family == record.FamilyVarbinary):
+		if b, err := hex.DecodeString(d[2:]); err == nil {
+			return string(b)
+		}
+		return d
+	default:
+		return d
+	}
 }
 
 // jdbcType is a column's type as Debezium tells it: name, java.sql.Types code, length and scale.

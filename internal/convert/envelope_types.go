@@ -3,6 +3,7 @@ package convert
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"math"
 	"math/big"
 	"slices"
 	"strconv"
@@ -98,7 +99,7 @@ func dbzColumnOf(c *record.Column, env *record.Envelope, numeric bool) dbzColumn
 		if c.Unsigned {
 			e.form = formWrapped
 			if env.UnsignedBigInt == "precise" {
-				decimal(0, 0, formUnscaled)
+				decimal(20, 0, formUnscaled)
 			}
 		}
 	case record.FamilyDecimal:
@@ -246,6 +247,9 @@ func (e *dbzColumn) temporal(c *record.Column, mode string) {
 func (e *dbzColumn) defaults(c *record.Column) {
 	e.missing = []byte("null")
 	if d, ok := defaultDatum(c); ok {
+		if e.form == formWrapped { // a default does not wrap
+			d = record.Uint(min(d.Uint(), math.MaxInt64))
+		}
 		var raw []byte
 		if d.Kind == record.KindInt && d.Int() == 0 && c.Family == record.FamilyTimestamp {
 			raw = []byte(`"1970-01-01T00:00:00Z"`)
@@ -328,7 +332,7 @@ func defaultDatum(c *record.Column) (record.Datum, bool) {
 		return record.Text([]byte(s)), true
 	case record.FamilyTimestamp:
 		if s == record.DefaultNow {
-			return record.Int(0), true
+			return record.Int(0), !c.Nullable // as Debezium has it
 		}
 		us, err := parseTimestamp(s, time.UTC)
 		return record.Int(us), err == nil

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
@@ -68,8 +69,9 @@ func (e *dbzColumn) append(dst []byte, d record.Datum) []byte {
 			dst = appendJavaFloat(dst, float64(math.Float32frombits(binary.LittleEndian.Uint32(d.B[i:]))), 32)
 		}
 		return append(dst, ']')
+	default:
+		return e.appendTemporal(dst, d)
 	}
-	return e.appendTemporal(dst, d)
 }
 
 func (e *dbzColumn) appendTemporal(dst []byte, d record.Datum) []byte {
@@ -89,21 +91,23 @@ func (e *dbzColumn) appendTemporal(dst []byte, d record.Datum) []byte {
 			return strconv.AppendInt(dst, days, 10)
 		case formISODate:
 			return append(append(append(dst, '"'), d.B...), `Z"`...)
+		default:
 		}
 		us := days * 86_400_000_000
 		if len(d.B) > 11 {
 			us += parseClock(d.B[11:])
 		}
 		if e.form == formISOStamp {
-			return append(appendISO(append(dst, '"'), us, e.scale), `Z"`...)
+			return append(trimZeros(appendISO(append(dst, '"'), us, e.scale), e.scale), `Z"`...)
 		}
 		return appendUnit(dst, us, e.unit)
 	case formTime:
 		return appendUnit(dst, parseClock(d.B), e.unit)
 	case formISOTime:
-		return append(append(append(dst, '"'), d.B...), `Z"`...)
+		return append(trimZeros(append(append(dst, '"'), d.B...), e.scale), `Z"`...)
+	default:
+		return append(dst, "null"...)
 	}
-	return append(dst, "null"...)
 }
 
 // appendUnit writes µs in steps of unit µs, or in ns.
@@ -118,6 +122,17 @@ func appendUnit(dst []byte, us, unit int64) []byte {
 		return strconv.AppendInt(dst, us/unit-1, 10)
 	}
 	return strconv.AppendInt(dst, us/unit, 10)
+}
+
+// trimZeros cuts the zeros at the end of a fraction of scale digits.
+func trimZeros(dst []byte, scale int) []byte {
+	if scale <= 0 {
+		return dst
+	}
+	for dst[len(dst)-1] == '0' {
+		dst = dst[:len(dst)-1]
+	}
+	return bytes.TrimSuffix(dst, []byte("."))
 }
 
 // appendISO writes µs since the epoch as 2006-01-02T15:04:05 with scale fraction digits.
