@@ -42,6 +42,12 @@ type SourceTask interface {
 	Close() error
 }
 
+// Signaler is a task that takes signals while it runs. Signal returns when the task has taken it, which is before what it asks for is
+// done; what was taken outlives a restart once the task's next offset is stored. data is a JSON object or empty. The error is for who sent it.
+type Signaler interface {
+	Signal(ctx context.Context, kind, data string) error
+}
+
 // SourceContext is a source task's TaskContext and its stored offsets.
 type SourceContext struct {
 	TaskContext

@@ -431,6 +431,11 @@ func (c *Coordinator) Statuses(connector string) map[int32]*clusterv1.UnitStatus
 // WorkerAlive reports whether a worker has a lease. On the leader.
 func (c *Coordinator) WorkerAlive(id string) bool { return c.sessions.Alive(id) }
 
+// Signal hands a signal to a task and waits for its answer.
+func (c *Coordinator) Signal(ctx context.Context, u state.UnitID, kind, data string) error {
+	return c.sessions.Signal(ctx, u, kind, data)
+}
+
 // Info describes the cluster.
 func (c *Coordinator) Info() *clusterv1.InfoResponse {
 	out := &clusterv1.InfoResponse{Term: c.raft.Term()}

@@ -100,7 +100,7 @@ func (s server) Session(stream clusterv1.Cluster_SessionServer) error {
 
 	acks := make(chan uint64, 1)
 	g, run := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.send(run, stream, id, acks) })
+	g.Go(func() error { return s.send(run, stream, id, s.c.sessions.Signals(id, boot), acks) })
 	g.Go(func() error {
 		for {
 			m, err := stream.Recv()
@@ -153,7 +153,7 @@ func (c *Coordinator) admitWorker(ctx context.Context, n *clusterv1.NodeInfo) er
 }
 
 // send is the sending half: welcome, then answers to heartbeats, and the whole assignment whenever it differs from what was sent last.
-func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, worker string, acks <-chan uint64) error {
+func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, worker string, signals <-chan *clusterv1.Signal, acks <-chan uint64) error {
 	t := s.c.opts.Timing
 	changed, stop := s.c.watch()
 	defer stop()
@@ -181,6 +181,10 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 			return ctx.Err()
 		case seq := <-acks:
 			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Ack{Ack: &clusterv1.HeartbeatAck{Seq: seq}}}); err != nil {
+				return err
+			}
+		case sig := <-signals:
+			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Signal{Signal: sig}}); err != nil {
 				return err
 			}
 		case <-changed:

@@ -75,7 +75,7 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 	w.lease.Extend(sent, s.lease)
 	w.opts.Logger.Info("session with the leader", "leader", welcome.Info.GetLeaderId(), "lease", s.lease)
 	g, run := errgroup.WithContext(ctx)
-	g.Go(func() error { defer cancel(); return s.receive() })
+	g.Go(func() error { defer cancel(); return s.receive(run) })
 	g.Go(func() error { defer cancel(); return s.beat(run) })
 	if err := g.Wait(); !errors.Is(err, errLeft) {
 		return err
@@ -108,7 +108,10 @@ type live struct {
 	cancel   context.CancelFunc
 }
 
-func (s *live) receive() error {
+func (s *live) receive(ctx context.Context) error {
+	var g errgroup.Group // signals that are being handed on; they end with ctx or by themselves
+	g.SetLimit(16)
+	defer g.Wait()
 	for {
 		m, err := s.stream.Recv()
 		if err != nil {
@@ -132,6 +135,11 @@ func (s *live) receive() error {
 			default:
 			}
 			s.w.assignments <- assigned{k.Assignments, s.hello}
+		case *clusterv1.LeaderMessage_Signal:
+			// Leases must not wait for a task: one signal too many is refused.
+			if !g.TryGo(func() error { s.w.signal(ctx, k.Signal); return nil }) {
+				s.w.status.answer(&clusterv1.SignalResult{Id: k.Signal.Id, Error: "too many signals at a time; try again"})
+			}
 		}
 	}
 }

@@ -47,9 +47,11 @@ type Worker struct {
 	lost        chan time.Time // when the lease ran out
 	lapsed      atomic.Pointer[time.Time]
 
-	mu   sync.Mutex // guards: info, held
+	mu   sync.Mutex // guards: info, held, signals
 	info *clusterv1.InfoResponse
 	held map[unitKey]uint64
+	// signals lead to the tasks that run here.
+	signals map[unitKey]*runner.Signals
 }
 
 // assigned is a set of assignments, with when the hello was sent that it answers. Sets of sessions that began before the lease ran
@@ -87,6 +89,7 @@ func New(o Options) (*Worker, error) {
 	return &Worker{
 		opts: o, client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
+		signals: map[unitKey]*runner.Signals{},
 	}, nil
 }
 
@@ -154,6 +157,24 @@ func (w *Worker) setHeld(held map[unitKey]uint64) {
 	w.mu.Lock()
 	w.held = held
 	w.mu.Unlock()
+}
+
+// signal hands a signal to a task that runs here and reports the answer with the next heartbeat.
+func (w *Worker) signal(ctx context.Context, sig *clusterv1.Signal) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	w.mu.Lock()
+	s := w.signals[keyOf(sig.Unit)]
+	w.mu.Unlock()
+	err := errors.New("the task is not on this worker any more")
+	if s != nil {
+		err = s.Send(ctx, sig.Type, sig.Data)
+	}
+	r := &clusterv1.SignalResult{Id: sig.Id}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	w.status.answer(r)
 }
 
 func (w *Worker) holding() map[unitKey]uint64 {
@@ -257,6 +278,9 @@ func (w *Worker) forget(units map[unitKey]*running, k unitKey) {
 		w.status.set(&clusterv1.UnitStatus{Unit: k.unit(), Epoch: r.a.Epoch, State: clusterv1.State_STATE_UNASSIGNED})
 		w.status.track(k, nil)
 		delete(units, k)
+		w.mu.Lock()
+		delete(w.signals, k)
+		w.mu.Unlock()
 	}
 }
 
@@ -279,7 +303,11 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 		r.plan = newPlanner(a, w.status)
 		attempt = r.plan.run
 	} else {
-		attempt = w.task(k, a, u)
+		signals := &runner.Signals{}
+		w.mu.Lock()
+		w.signals[k] = signals
+		w.mu.Unlock()
+		attempt = w.task(k, a, u, signals)
 		w.status.track(k, u.Progress)
 	}
 	log.Info("unit starts")
@@ -303,8 +331,15 @@ type statuses struct {
 	byUnit   map[unitKey]entry
 	progress map[unitKey]*runner.Progress
 	planned  map[string]*clusterv1.Planned
+	answers  []answer
 	leaving  bool
 	gone     bool
+}
+
+// answer to a signal, until the leader has it.
+type answer struct {
+	r       *clusterv1.SignalResult
+	version uint64
 }
 
 type entry struct {
@@ -359,6 +394,14 @@ func (s *statuses) plan(connector string, p *clusterv1.Planned) {
 	s.poke()
 }
 
+func (s *statuses) answer(r *clusterv1.SignalResult) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	s.answers = append(s.answers, answer{r, s.version})
+	s.poke()
+}
+
 func (s *statuses) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -378,6 +421,7 @@ func (s *statuses) confirm(version uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.acked = max(s.acked, version)
+	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.version <= version })
 }
 
 // heartbeat builds one that says what the leader has not confirmed yet, and returns the version that its answer will confirm. Progress
@@ -412,6 +456,9 @@ func (s *statuses) heartbeat() (*clusterv1.Heartbeat, uint64) {
 	}
 	for _, c := range slices.Sorted(maps.Keys(s.planned)) {
 		h.Planned = append(h.Planned, s.planned[c])
+	}
+	for _, a := range s.answers {
+		h.Signals = append(h.Signals, a.r)
 	}
 	return h, s.version
 }

@@ -288,7 +288,7 @@ func (c *conn) catalogs(ctx context.Context, where string, keep func(tableID) bo
 	if err := c.keys(ctx, out, where); err != nil {
 		return nil, err
 	}
-	rows, err = c.query(ctx, "SELECT table_schema, table_name, engine, table_collation, table_comment FROM information_schema.tables WHERE "+where+
+	rows, err = c.query(ctx, "SELECT table_schema, table_name, engine, table_collation, table_comment, avg_row_length FROM information_schema.tables WHERE "+where+
 		" AND table_type='BASE TABLE'")
 	if err != nil {
 		return nil, err
@@ -298,7 +298,7 @@ func (c *conn) catalogs(ctx context.Context, where string, keep func(tableID) bo
 		id := tableID{r[0], r[1]}
 		if t := out[id]; t != nil {
 			base[id] = true
-			t.engine, t.comment = r[2], r[4]
+			t.engine, t.comment, t.rowBytes = r[2], r[4], int64(num(r[5]))
 			t.charset, _, _ = strings.Cut(r[3], "_")
 		}
 	}

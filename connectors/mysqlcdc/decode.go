@@ -37,6 +37,7 @@ type shape struct {
 	table    *record.Table
 	topic    string
 	captured bool
+	signals  bool // its rows are signals
 	codecs   []codec
 	// keyless tables need the other snapshot rule.
 	id tableID

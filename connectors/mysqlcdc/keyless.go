@@ -15,7 +15,10 @@ func (n *snapshot) keyless(ctx context.Context, c *conn, r *reader) error {
 	for held := false; !held; {
 		if err := n.s.do(ctx, func() {
 			if held = !n.s.inTxn && !snap.hold && snap.holdAt == nil; held {
-				snap.hold, snap.drop[r.id] = true, true
+				snap.hold = true
+				if !r.onDemand { // else its changes have been streamed all along
+					snap.drop[r.id] = true
+				}
 			}
 		}); err != nil {
 			return err
@@ -50,9 +53,9 @@ func (n *snapshot) keyless(ctx context.Context, c *conn, r *reader) error {
 		var err error
 		if derr := n.s.do(ctx, func() {
 			snap.rows.Add(int64(len(full.records)))
+			snap.chunks++
 			if last {
-				snap.progress[r.id.String()] = tableProgress{Done: true}
-				delete(snap.drop, r.id)
+				snap.advance(r.id, tableProgress{Done: true})
 			}
 			p := n.s.position()
 			err = n.s.send(ctx, full, &p, false)
@@ -61,12 +64,15 @@ func (n *snapshot) keyless(ctx context.Context, c *conn, r *reader) error {
 		}
 		return err
 	}
-	if err := n.addCreate(ctx, c, r, at, b); err != nil {
-		return err
+	if !r.onDemand {
+		if err := n.addCreate(ctx, c, r, at, b); err != nil {
+			return err
+		}
 	}
 	src := readAt(at)
-	err = c.stream(ctx, r.sel, func(vals []mysql.FieldValue) error {
-		if len(b.records) >= n.set.chunkRows || b.size >= 8<<20 {
+	src.Incremental = r.onDemand
+	err = c.stream(ctx, r.sel+r.where(nil, nil), func(vals []mysql.FieldValue) error {
+		if len(b.records) >= n.set.chunkRows || b.size >= chunkBytes {
 			if err := emit(false); err != nil {
 				return err
 			}

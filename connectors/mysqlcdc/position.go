@@ -64,6 +64,10 @@ type position struct {
 	// through: all tables up to this name, in order, are done; progress has the others that have begun.
 	through  string
 	progress map[string]tableProgress
+	// requests are tables that are read on demand.
+	requests map[string]*request
+	// filter is what was captured when the position was written, to tell which tables have joined.
+	filter string
 }
 
 func (p *position) encode() map[string]any {
@@ -76,6 +80,16 @@ func (p *position) encode() map[string]any {
 	if p.event > 0 || p.row > 0 {
 		out["event"], out["row"], out["millrace_txn"] = float64(p.event), float64(p.row), p.txn
 	}
+	if p.filter != "" {
+		out["captured"] = p.filter
+	}
+	if len(p.requests) > 0 {
+		tables := map[string]any{}
+		for name, r := range p.requests {
+			tables[name] = map[string]any{"after": literals(r.After), "where": r.Where}
+		}
+		out["snapshot_requested"] = tables
+	}
 	if p.snapshot {
 		out["snapshot"], out["snapshot_completed"] = "initial", false
 		if p.through != "" {
@@ -87,11 +101,7 @@ func (p *position) encode() map[string]any {
 				tables[name] = true
 				continue
 			}
-			key := make([]any, len(t.After))
-			for i, k := range t.After {
-				key[i] = k
-			}
-			tables[name] = key
+			tables[name] = literals(t.After)
 		}
 		if len(tables) > 0 {
 			out["snapshot_tables"] = tables
@@ -102,8 +112,29 @@ func (p *position) encode() map[string]any {
 	return out
 }
 
+func literals(key []string) []any {
+	out := make([]any, len(key))
+	for i, k := range key {
+		out[i] = k
+	}
+	return out
+}
+
+// readLiterals checks what goes into a statement.
+func readLiterals(table string, list []any) ([]string, error) {
+	var out []string
+	for _, k := range list {
+		lit, _ := k.(string)
+		if !literal.MatchString(lit) {
+			return nil, fmt.Errorf("stored offset: key %q of table %s is no literal", lit, table)
+		}
+		out = append(out, lit)
+	}
+	return out, nil
+}
+
 func decodePosition(m map[string]any) (*position, error) {
-	p := &position{progress: map[string]tableProgress{}}
+	p := &position{progress: map[string]tableProgress{}, requests: map[string]*request{}}
 	var err error
 	num := func(key string) uint64 {
 		switch v := m[key].(type) {
@@ -151,18 +182,27 @@ func decodePosition(m map[string]any) (*position, error) {
 			case bool:
 				p.progress[name] = tableProgress{Done: v}
 			case []any:
-				var t tableProgress
-				for _, k := range v {
-					lit, _ := k.(string)
-					if !literal.MatchString(lit) {
-						return nil, fmt.Errorf("stored offset: key %q of table %s is no literal", lit, name)
-					}
-					t.After = append(t.After, lit)
+				key, err := readLiterals(name, v)
+				if err != nil {
+					return nil, err
 				}
-				p.progress[name] = t
+				p.progress[name] = tableProgress{After: key}
 			}
 		}
 	}
+	if tables, ok := m["snapshot_requested"].(map[string]any); ok {
+		for name, v := range tables {
+			m, _ := v.(map[string]any)
+			after, _ := m["after"].([]any)
+			key, err := readLiterals(name, after)
+			if err != nil {
+				return nil, err
+			}
+			where, _ := m["where"].(string)
+			p.requests[name] = &request{tableProgress: tableProgress{After: key}, Where: where}
+		}
+	}
+	p.filter = str("captured")
 	if p.at.file == "" && p.gtids == "" {
 		return nil, fmt.Errorf("stored offset has neither file nor gtids: %v", m)
 	}

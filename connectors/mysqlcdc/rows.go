@@ -153,7 +153,7 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 		defer clear(s.maps)
 	}
 	done := func() { s.event++; s.row = 0 }
-	if !sh.captured || s.snap.dropping(sh.id) || !s.count() {
+	if !sh.captured && !sh.signals || s.snap.dropping(sh.id) || !s.count() {
 		done()
 		return nil
 	}
@@ -231,6 +231,12 @@ func (s *stream) leaveSkip() {
 
 func (s *stream) emitRow(sh *shape, op record.Op, first, second record.Row, src *record.Source) {
 	t, set := sh.table, s.set
+	if sh.signals && op == record.OpCreate {
+		s.signalRow(sh, first)
+	}
+	if !sh.captured {
+		return
+	}
 	switch op {
 	case record.OpCreate:
 		s.snap.touch(sh.id, t, first)

@@ -190,24 +190,26 @@ func (s *settings) available(ctx context.Context, c *conn, info *serverInfo, p *
 
 const systemDatabases = "'mysql','sys','information_schema','performance_schema'"
 
-// tables lists what the filter captures, sorted.
-func (s *settings) tables(ctx context.Context, c *conn) ([]tableID, map[tableID]bool, error) {
+// tables lists what the filter captures, which of it has no primary key, and how many rows the server guesses it has.
+func (s *settings) tables(ctx context.Context, c *conn) ([]tableID, map[tableID]bool, map[tableID]int64, error) {
 	rows, err := c.query(ctx, "SELECT t.table_schema, t.table_name, (SELECT COUNT(*) FROM information_schema.table_constraints k "+
-		"WHERE k.table_schema=t.table_schema AND k.table_name=t.table_name AND k.constraint_type='PRIMARY KEY') "+
+		"WHERE k.table_schema=t.table_schema AND k.table_name=t.table_name AND k.constraint_type='PRIMARY KEY'), t.table_rows "+
 		"FROM information_schema.tables t WHERE t.table_type='BASE TABLE' AND t.table_schema NOT IN ("+systemDatabases+")")
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
+	rowCounts := map[tableID]int64{}
 	var out []tableID
 	keyless := map[tableID]bool{}
 	for _, r := range rows {
 		id := tableID{r[0], r[1]}
 		if s.filter.table(id) {
 			out = append(out, id)
+			rowCounts[id] = int64(atoi(r[3]))
 			if r[2] == "0" {
 				keyless[id] = true
 			}
 		}
 	}
-	return out, keyless, nil
+	return out, keyless, rowCounts, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strconv"
@@ -116,6 +117,7 @@ type source struct {
 	cancel context.CancelFunc
 	group  *errgroup.Group
 	ended  chan struct{}
+	stream *stream
 	err    error // why it ended; read after ended is closed
 	out    chan *connectors.Batch
 }
@@ -161,12 +163,12 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	if err != nil {
 		return err
 	}
-	st := &stream{set: s, server: info, log: tc.Logger, report: tc.Report, out: make(chan *connectors.Batch, 4), ctl: make(chan func()), batch: newBatch()}
-	t.out = st.out
+	st := &stream{set: s, server: info, log: tc.Logger, report: tc.Report, out: make(chan *connectors.Batch, 4), ctl: make(chan func()), batch: newBatch(), epochs: map[tableID]uint64{}}
+	t.out, t.stream = st.out, st
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the task outlives Open's context; Close ends it
 	t.cancel = cancel
 	st.schema = &schema{
-		filter: s.filter, prefix: s.prefix, flavor: info.flavor, shaping: &s.shape, envelope: envelopeFor(s, info, tc), collates: collates, charsets: charsets, tables: known, shapes: map[string]*shape{},
+		filter: s.filter, prefix: s.prefix, flavor: info.flavor, shaping: &s.shape, envelope: envelopeFor(s, info, tc), collates: collates, signals: s.signals, charsets: charsets, tables: known, shapes: map[string]*shape{},
 		catalog: func(id tableID) (*catalogTable, error) {
 			c, err := s.dial(run)
 			if err != nil {
@@ -179,12 +181,17 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	if err := st.restore(p); err != nil {
 		return err
 	}
-	st.snap = &snapshotState{completed: p.completed, windows: map[tableID][]*chunk{}, drop: map[tableID]bool{}, progress: p.progress}
+	st.snap = &snapshotState{
+		completed: p.completed, windows: map[tableID][]*chunk{}, passes: map[tableID]*pass{}, drop: map[tableID]bool{}, progress: p.progress,
+		requests: p.requests, wake: make(chan struct{}, 1), estimates: map[tableID]int64{},
+	}
 	var todo []tableID
 	if p.snapshot {
 		if todo, err = st.snap.plan(ctx, s, c, p); err != nil {
 			return err
 		}
+	} else if err := st.snap.joined(ctx, s, c, p, tc.Logger); err != nil {
+		return err
 	}
 	var g errgroup.Group
 	t.group, t.ended = &g, make(chan struct{})
@@ -193,31 +200,20 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 		first <- st.run(run)
 		return nil
 	})
-	if p.snapshot {
-		g.Go(func() error {
-			n := &snapshot{set: s, server: info, s: st}
-			if err := n.run(run, todo); err != nil {
+	g.Go(func() error {
+		n := newSnapshot(s, info, st)
+		defer n.hangUp()
+		if p.snapshot {
+			if err := n.initial(run, todo, tc.Logger); err != nil {
 				first <- err
 				return nil //nolint:nilerr // it went to Poll by way of first
 			}
-			tc.Logger.Info("initial snapshot is complete", "tables", len(st.snap.tables), "rows", st.snap.rows.Load())
-			var err error
-			if derr := st.do(run, func() {
-				st.snap.active, st.snap.completed = false, true
-				if !st.inTxn {
-					err = st.flush(run, true)
-				}
-			}); derr != nil || err != nil {
-				first <- cmp.Or(derr, err)
-				return nil //nolint:nilerr // as above
-			}
-			if s.snapshotMode == "initial_only" {
-				// Nothing more comes; Poll blocks until the task is closed.
-				_ = st.do(run, func() { st.snap.hold = true })
-			}
-			return nil
-		})
-	}
+		}
+		if err := n.requests(run); err != nil {
+			first <- err
+		}
+		return nil
+	})
 	go func() { // ends when the task's goroutines have ended, which cancel makes them do
 		t.err = <-first
 		cancel()
@@ -239,32 +235,41 @@ func (t *source) place(ctx context.Context, tc connectors.SourceContext, s *sett
 			return nil, err
 		}
 		err = s.available(ctx, c, info, p)
-		if err == nil {
+		switch {
+		case err == nil && s.snapshotMode == "always" && !p.snapshot:
+			stored = nil
+		case err == nil:
 			return p, nil
 		}
 		var purged *purgedError
-		if s.snapshotMode != "when_needed" || !errors.As(err, &purged) {
+		switch {
+		case err == nil:
+		case (s.snapshotMode == "when_needed" || s.snapshotMode == "always") && errors.As(err, &purged):
+			tc.Logger.Warn("the log to go on from is gone; making a new snapshot", "err", err)
+		default:
 			return nil, err
 		}
-		tc.Logger.Warn("the log to go on from is gone; making a new snapshot", "err", err)
+	}
+	if s.snapshotMode == "recovery" {
+		return nil, fmt.Errorf("%s=recovery goes on from a stored offset, and there is none; use initial or no_data", keySnapshotMode)
 	}
 	p, err := s.start(ctx, c, info)
 	if err != nil {
 		return nil, err
 	}
-	p.progress = map[string]tableProgress{}
+	p.progress, p.requests = map[string]tableProgress{}, map[string]*request{}
 	p.snapshot = s.snapshotMode != "no_data"
 	return p, nil
 }
 
 // plan lists the tables that the snapshot still has to read.
 func (n *snapshotState) plan(ctx context.Context, s *settings, c *conn, p *position) ([]tableID, error) {
-	tables, keyless, err := s.tables(ctx, c)
+	tables, keyless, estimates, err := s.tables(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	slices.SortFunc(tables, func(a, b tableID) int { return cmp.Compare(a.String(), b.String()) })
-	n.active, n.tables = true, tables
+	n.active, n.tables, n.estimates = true, tables, estimates
 	var todo []tableID
 	for _, id := range tables {
 		if p.through != "" && id.String() <= p.through {
@@ -279,6 +284,53 @@ func (n *snapshotState) plan(ctx context.Context, s *settings, c *conn, p *posit
 		}
 	}
 	return todo, nil
+}
+
+// joined asks for the rows of tables that the filter captures now and did not when the position was written.
+func (n *snapshotState) joined(ctx context.Context, s *settings, c *conn, p *position, log *slog.Logger) error {
+	if p.filter == "" || p.filter == s.filter.text || !s.readsNew() {
+		return nil
+	}
+	old, err := parseFilter(p.filter)
+	if err != nil {
+		return fmt.Errorf("stored offset: captured: %w", err)
+	}
+	tables, _, _, err := s.tables(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, id := range tables {
+		if !old.table(id) {
+			log.Info("a table joins; its rows are read while the log is followed", "table", id)
+			n.ask(id, "")
+		}
+	}
+	return nil
+}
+
+// initial makes the initial snapshot, or what is left of it.
+func (n *snapshot) initial(ctx context.Context, todo []tableID, log *slog.Logger) error {
+	if err := n.run(ctx, todo); err != nil {
+		return err
+	}
+	n.hangUp()
+	st := n.s
+	log.Info("initial snapshot is complete", "tables", len(st.snap.tables), "rows", st.snap.rows.Load())
+	if err := st.do(ctx, func() { st.snap.active, st.snap.completed = false, true }); err != nil {
+		return err
+	}
+	if err := n.save(ctx); err != nil {
+		return err
+	}
+	if n.set.snapshotMode == "initial_only" {
+		// Nothing more comes; Poll blocks until the task is closed.
+		if err := st.do(ctx, func() { st.snap.hold = true }); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return nil
 }
 
 // collations maps collation ids to character sets.

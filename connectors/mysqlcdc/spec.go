@@ -1,6 +1,8 @@
 package mysqlcdc
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"regexp"
@@ -55,6 +57,9 @@ const (
 	keyTopicRegex     = "topic.regex"
 	keyTopicReplace   = "topic.replacement"
 	keyDelimiter      = "topic.delimiter"
+	keySignals        = "signal.data.collection"
+	keyNewTables      = "snapshot.new.tables"
+	keyOverrides      = "snapshot.select.statement.overrides"
 )
 
 const (
@@ -110,16 +115,28 @@ func ownKeys() []configdef.Key {
 		{Name: keyTableExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Tables to leave out, as regular expressions on db.table. Not together with table.include.list."},
 		{Name: keyColInclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Columns to capture, as regular expressions on db.table.column. Columns of the primary key are always captured."},
 		{Name: keyColExclude, Type: configdef.List, Default: "", Check: checkRegexes, Group: groupFilters, Doc: "Columns to leave out, as regular expressions on db.table.column. Columns of the primary key stay. Not together with column.include.list."},
-		{Name: keySnapshotMode, Type: configdef.String, Default: "initial", OneOf: []string{"initial", "initial_only", "no_data", "schema_only", "when_needed"}, Importance: configdef.High, Group: groupSnapshot, Doc: "initial reads all rows once, then streams changes; initial_only stops after reading; no_data (also: schema_only) streams only; when_needed is initial, and reads anew when the server has purged the binlog to go on from."},
-		{Name: keyThreads, Type: configdef.Int, Default: "2", HasMin: true, Min: 1, HasMax: true, Max: 64, Group: groupSnapshot, Doc: "How many tables the snapshot reads at a time."},
-		{Name: keyChunkRows, Type: configdef.Int, Default: "8192", HasMin: true, Min: 1, HasMax: true, Max: 1000000, Group: groupSnapshot, Doc: "Most rows that the snapshot reads with one query; big rows make it fewer."},
+		{Name: keySnapshotMode, Type: configdef.String, Default: "initial", OneOf: []string{"initial", "initial_only", "no_data", "schema_only", "when_needed", "always", "never", "recovery", "schema_only_recovery"}, Importance: configdef.High, Group: groupSnapshot, Doc: "initial reads all rows once, then streams changes; initial_only stops after reading; no_data (also: schema_only, never) streams only; when_needed is initial, and reads anew when the server has purged the binlog to go on from; always reads anew at each start of the task; recovery (also: schema_only_recovery) streams from the stored offset, which must be there."},
+		{
+			Name: keySignals, Type: configdef.String, Default: "", Group: groupSnapshot, Doc: "Table, as db.table, whose inserted rows (id, type, data) are signals, as Debezium has them: execute-snapshot reads tables anew, stop-snapshot, pause-snapshot and resume-snapshot act on that, log writes a message. Its rows are events too where the filters capture it. Signals also come by REST.",
+			Check: func(v string) error {
+				if v != "" && !strings.Contains(v, ".") {
+					return errors.New("it must be db.table")
+				}
+				return nil
+			},
+		},
+		{Name: keyNewTables, Type: configdef.String, Default: "parallel", OneOf: []string{"parallel", "off"}, Group: groupSnapshot, Doc: "What to do with the rows of tables that a changed filter or a rename brings in: parallel reads them while the log is followed; off streams their changes only. Without effect with snapshot.mode=no_data."},
+		{Name: keyOverrides, Type: configdef.List, Default: "", Group: groupSnapshot, Doc: "Tables, as db.table, whose rows the snapshot reads with a SELECT of their own, which is given by snapshot.select.statement.overrides.db.table. It must select all captured columns."},
+		{Name: keyOverrides + ".", Type: configdef.String, Prefix: true, Group: groupSnapshot, Doc: "The SELECT for a table of snapshot.select.statement.overrides."},
+		{Name: keyThreads, Type: configdef.Int, Default: "2", HasMin: true, Min: 1, HasMax: true, Max: 64, Group: groupSnapshot, Doc: "How many tables, and how many parts of one table, the snapshot reads at a time."},
+		{Name: keyChunkRows, Type: configdef.Int, Default: "8192", HasMin: true, Min: 1, HasMax: true, Max: 1000000, Group: groupSnapshot, Doc: "How many rows the snapshot reads with one query; big rows make it fewer."},
 		{Name: keyHeartbeat, Type: configdef.Int, Default: "0", HasMin: true, Min: 0, Group: groupEvents, Doc: "Writes a record to the heartbeat topic whenever this many ms have passed, and moves the stored offset on with it. 0: no records; the offset then stays at most 10 seconds behind the server's log while no captured table changes."},
 		{Name: keyTombstones, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether a delete is followed by a record with the same key and a null value, for compacted topics."},
 		{Name: keySchemaChanges, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether DDL statements are written to the topic that is named by topic.prefix."},
 		{Name: keySkipped, Type: configdef.List, Default: "t", OneOf: []string{"c", "u", "d", "t", "none"}, Group: groupEvents, Doc: "Operations to leave out: c (create), u (update), d (delete), t (truncate), or none."},
 		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes."},
 		{Name: keyQueueBytes, Type: configdef.Long, Default: "33554432", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 32 MiB."},
-	}, append(shapeKeys(), snapshotKeys()...)...)
+	}, shapeKeys()...)
 }
 
 // checkTogether looks at what keys mean for each other.
@@ -131,6 +148,15 @@ func checkTogether(v configdef.Values) []configdef.Problem {
 				Key: pair[1], Value: strings.Join(v.List(pair[1]), ","),
 				Message: fmt.Sprintf("%s and %s exclude each other; give one of them.", pair[0], pair[1]),
 			})
+		}
+	}
+	if v.OK(keyOverrides) {
+		for _, name := range v.List(keyOverrides) {
+			if v.Prefixed(keyOverrides + ".")[name] == "" {
+				out = append(out, configdef.Problem{
+					Key: keyOverrides, Value: name, Message: fmt.Sprintf("There is no SELECT for table %s; give it as %s.%s.", name, keyOverrides, name),
+				})
+			}
 		}
 	}
 	return append(out, checkShape(v)...)
@@ -147,7 +173,11 @@ func ignoredKeys() []configdef.Key {
 		prefix("database.jdbc.", "Accepted without effect: there is no JDBC driver."),
 	}
 	for name, why := range map[string]string{
-		"schema.history.internal":                "the connector needs no schema history",
+		"schema.history.internal":                    "the connector needs no schema history",
+		"signal.enabled.channels":                    "signals come by the signal table and by REST",
+		"incremental.snapshot.watermarking.strategy": "watermarks are places of the log; nothing is written to the signal table",
+		"incremental.snapshot.allow.schema.changes":  "a chunk whose table changes is read again",
+		"read.only":                              "nothing is ever written to the server",
 		"snapshot.locking.mode":                  "the snapshot takes no lock, but for a moment on tables without a primary key",
 		"snapshot.fetch.size":                    "rows are streamed",
 		"snapshot.lock.timeout.ms":               "the short lock of tables without a primary key waits 10 seconds",
@@ -160,7 +190,6 @@ func ignoredKeys() []configdef.Key {
 		"database.allowPublicKeyRetrieval":       "the key is asked for where it is needed",
 		"database.protocol":                      "there is no JDBC driver",
 		"table.ignore.builtin":                   "system databases are always left out",
-		"snapshot.new.tables":                    "tables that join the filter are streamed from then on",
 		"enable.time.adjuster":                   "years are passed on as they are stored",
 		"inconsistent.schema.handling.mode":      "a row that can't be decoded always stops the task",
 		"event.processing.failure.handling.mode": "an event that can't be handled always stops the task",
@@ -204,7 +233,13 @@ type settings struct {
 	skipTruncate         bool
 	batchRows            int
 	queueBytes           int64
+	newTables            bool
+	signals              tableID           // none: empty
+	overrides            map[string]string // SELECTs by table
 }
+
+// readsNew says whether the rows of tables that join are read.
+func (s *settings) readsNew() bool { return s.newTables && s.snapshotMode != "no_data" }
 
 func parseSettings(connector string, config map[string]string) (*settings, []configdef.Problem) {
 	v, problems := specOf(config).Parse(config)
@@ -222,8 +257,19 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 	if m, ok := map[string]string{"disable": "disabled", "trust": "required", "verify-ca": "verify_ca", "verify-full": "verify_identity"}[s.sslMode]; ok {
 		s.sslMode = m
 	}
-	if s.snapshotMode == "schema_only" {
+	switch s.snapshotMode {
+	case "schema_only", "never":
 		s.snapshotMode = "no_data"
+	case "schema_only_recovery":
+		s.snapshotMode = "recovery"
+	}
+	s.newTables = v.String(keyNewTables) == "parallel"
+	if db, table, ok := strings.Cut(v.String(keySignals), "."); ok {
+		s.signals = tableID{db, table}
+	}
+	s.overrides = map[string]string{}
+	for _, name := range v.List(keyOverrides) {
+		s.overrides[name] = strings.TrimSuffix(strings.TrimSpace(config[keyOverrides+"."+name]), ";")
 	}
 	if s.beats = s.heartbeat > 0; !s.beats {
 		s.heartbeat = 10 * time.Second
@@ -262,17 +308,49 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		}
 	}
 	s.filter = &filter{}
-	for key, to := range map[string]*[]*regexp.Regexp{
-		keyDBInclude: &s.filter.dbIn, keyDBExclude: &s.filter.dbOut, keyTableInclude: &s.filter.tableIn,
-		keyTableExclude: &s.filter.tableOut, keyColInclude: &s.filter.colIn, keyColExclude: &s.filter.colOut,
-	} {
+	for key, to := range map[string]*[]*regexp.Regexp{keyColInclude: &s.filter.colIn, keyColExclude: &s.filter.colOut} {
 		*to, _ = compileList(v.List(key)) // the spec's check compiled them already
 	}
+	text := map[string][]string{}
+	for _, key := range tableFilters {
+		if list := v.List(key); len(list) > 0 {
+			text[key] = list
+		}
+	}
+	b, _ := json.Marshal(text)
+	s.filter.text = string(b)
+	_ = s.filter.read(text) // as above
 	return s, nil
 }
 
 // filter says what is captured. Immutable.
-type filter struct{ dbIn, dbOut, tableIn, tableOut, colIn, colOut []*regexp.Regexp }
+type filter struct {
+	dbIn, dbOut, tableIn, tableOut, colIn, colOut []*regexp.Regexp
+	// text is the part about tables, as JSON.
+	text string
+}
+
+var tableFilters = []string{keyDBInclude, keyDBExclude, keyTableInclude, keyTableExclude}
+
+// parseFilter reads a filter's text.
+func parseFilter(text string) (*filter, error) {
+	var lists map[string][]string
+	if err := json.Unmarshal([]byte(text), &lists); err != nil {
+		return nil, err
+	}
+	f := &filter{text: text}
+	return f, f.read(lists)
+}
+
+func (f *filter) read(lists map[string][]string) error {
+	for i, to := range []*[]*regexp.Regexp{&f.dbIn, &f.dbOut, &f.tableIn, &f.tableOut} {
+		var err error
+		if *to, err = compileList(lists[tableFilters[i]]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func compileList(list []string) ([]*regexp.Regexp, error) {
 	var out []*regexp.Regexp
@@ -326,5 +404,3 @@ func (f *filter) column(id tableID, name string) bool {
 	}
 	return !matches(f.colOut, full)
 }
-
-func snapshotKeys() []configdef.Key { return nil }

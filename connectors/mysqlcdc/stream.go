@@ -64,7 +64,8 @@ type stream struct {
 	checksum bool                      // events end in a checksum; those inside a compressed transaction never do
 	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
 	snap     *snapshotState
-	epoch    uint64 // grows with each DDL statement
+	epoch    uint64             // grows with each DDL statement of which it can't be told what it changes
+	epochs   map[tableID]uint64 // grow with each one that changes the table
 	txn      txnCount
 	thread   uint32 // of the transaction in progress
 	timeUS   int64  // its commit time; 0: the log has seconds only
@@ -115,6 +116,7 @@ func (s *stream) position() position {
 		p.event, p.row, p.txn = s.skipEvent, s.skipRow, s.skipTxn
 	}
 	s.snap.describe(&p)
+	p.filter = s.set.filter.text
 	return p
 }
 
@@ -337,7 +339,7 @@ func (s *stream) flush(ctx context.Context, idle bool) error {
 // send hands a batch of records on, with the position after them.
 func (s *stream) send(ctx context.Context, b *rowBatch, p *position, own bool) error {
 	enc := p.encode()
-	key := fmt.Sprint(p.at, p.gtids, p.event, p.row, p.snapshot, p.completed)
+	key := fmt.Sprint(p.at, p.gtids, p.event, p.row, p.snapshot, p.completed, len(p.requests))
 	if len(b.records) == 0 && key == s.sent && own {
 		return nil
 	}
@@ -626,7 +628,7 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 		if perr != nil {
 			s.log.Debug("a statement can't be followed; tables are looked up anew", "statement", head(ev.Query), "err", perr)
 		}
-		s.epoch++
+		s.noteChanges(changes, perr == nil)
 		// A DDL statement counts as one row event, so that a restart neither repeats nor forgets its record (I3).
 		if s.count() {
 			if err := s.ddl(e, ev, q, changes, perr == nil); err != nil {
@@ -641,6 +643,28 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 		}
 	}
 	return nil
+}
+
+// noteChanges makes chunks that are being read begin anew where a DDL statement has changed their table, and has tables read that come
+// into the filter by a new name.
+func (s *stream) noteChanges(changes []tableChange, known bool) {
+	if !known {
+		s.epoch++
+		return
+	}
+	gone := map[tableID]bool{}
+	for _, c := range changes {
+		s.epochs[c.id]++
+		if c.old == (tableID{}) {
+			continue
+		}
+		s.epochs[c.old]++
+		gone[c.old] = true
+		if s.set.filter.table(c.id) && !s.set.filter.table(c.old) && !gone[c.id] && s.set.readsNew() {
+			s.log.Info("a table was renamed into what is captured; its rows are read", "table", c.id, "was", c.old)
+			s.snap.ask(c.id, "")
+		}
+	}
 }
 
 // count reports whether the next row event of the transaction was not delivered before the restart.

@@ -33,6 +33,7 @@ type catalogTable struct {
 	key     []int
 	// engine tells if the snapshot can read it without a lock.
 	engine           string
+	rowBytes         int64 // about the size of a row; 0: not known
 	uniques          []uniqueKey
 	charset, comment string
 }
@@ -87,6 +88,7 @@ type schema struct {
 	collates map[uint64]string // collation id → character set
 	catalog  func(tableID) (*catalogTable, error)
 	charsets map[string]string // the databases' own
+	signals  tableID
 	tables   map[tableID]*catalogTable
 	shapes   map[string]*shape // by the body of the table map
 }
@@ -215,8 +217,8 @@ func fits(c *record.Column, typ byte, meta uint16) bool {
 // make prepares the shape of a table map. meta is the map with its optional metadata decoded.
 func (s *schema) make(m *replication.TableMapEvent) (*shape, error) {
 	id := tableID{string(m.Schema), string(m.Table)}
-	sh := &shape{id: id, captured: s.filter.table(id)}
-	if !sh.captured {
+	sh := &shape{id: id, captured: s.filter.table(id), signals: id == s.signals}
+	if !sh.captured && !sh.signals {
 		return sh, nil
 	}
 	_, known := s.tables[id]

@@ -30,6 +30,7 @@ type Cluster interface {
 	Statuses(connector string) map[int32]*clusterv1.UnitStatus
 	WorkerAlive(id string) bool
 	Restart(ctx context.Context, units []state.UnitID) error
+	Signal(ctx context.Context, u state.UnitID, kind, data string) error
 	Info() *clusterv1.InfoResponse
 }
 
@@ -440,6 +441,36 @@ func (h *Herder) RestartTask(ctx context.Context, name string, task int32) error
 		return fault.New(fault.NotFound, "Unknown task: %s-%d", name, task)
 	}
 	return h.c.Restart(ctx, []state.UnitID{{Connector: name, Task: task}})
+}
+
+// Signal hands a signal to all tasks of a connector: {"type":"execute-snapshot","data":{…}}. It returns when they have taken it.
+func (h *Herder) Signal(ctx context.Context, name string, in api.Signal) error {
+	c, err := h.connector(name)
+	if err != nil {
+		return err
+	}
+	if in.Type == "" {
+		return fault.New(fault.Invalid, "A signal needs a type, such as execute-snapshot")
+	}
+	data := ""
+	if len(in.Data) > 0 {
+		data = string(in.Data)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 12*time.Second)
+	defer cancel()
+	if len(c.TaskConfigs) == 0 {
+		return fault.New(fault.Conflict, "Connector %s has no tasks yet; try again when it runs", name)
+	}
+	for i := range c.TaskConfigs {
+		err := h.c.Signal(ctx, state.UnitID{Connector: name, Task: int32(i)}, in.Type, data)
+		switch {
+		case errors.Is(err, context.DeadlineExceeded):
+			return fault.New(fault.Unavailable, "Task %s-%d has not answered the signal; it may have taken it all the same", name, i)
+		case err != nil:
+			return fault.New(fault.Conflict, "Task %s-%d does not take the signal %s: %v", name, i, in.Type, err)
+		}
+	}
+	return nil
 }
 
 // Cluster describes the cluster.

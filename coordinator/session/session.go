@@ -6,6 +6,8 @@ package session
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -42,6 +44,9 @@ type Registry struct {
 	// status by unit, of whichever worker reported the highest epoch.
 	status  map[state.UnitID]*clusterv1.UnitStatus
 	planned map[string]*clusterv1.Planned
+	// waiting are the signals that were sent and not answered yet, by id.
+	waiting map[uint64]chan string
+	signals uint64
 }
 
 type worker struct {
@@ -51,6 +56,8 @@ type worker struct {
 	stale int // sessions opened and not yet closed
 	// holds: units that the worker runs or may still run, with their epochs.
 	holds map[state.UnitID]uint64
+	// out are signals that the session is to send.
+	out chan *clusterv1.Signal
 }
 
 // New makes a registry. changed is called when something happened that a reconcile loop wants to know; it must not block.
@@ -64,6 +71,7 @@ func (r *Registry) reset() {
 	r.workers = map[string]*worker{}
 	r.status = map[state.UnitID]*clusterv1.UnitStatus{}
 	r.planned = map[string]*clusterv1.Planned{}
+	r.waiting = map[uint64]chan string{}
 }
 
 // Lead begins a leadership: everything learnt in an earlier one is forgotten.
@@ -90,7 +98,7 @@ func (r *Registry) Hello(h *clusterv1.Hello) bool {
 	if old != nil && old.boot != h.BootId && time.Since(old.seen) < 2*r.timing.Heartbeat && old.stale > 0 {
 		return false
 	}
-	w := &worker{node: h.Node, boot: h.BootId, seen: time.Now(), stale: 1, holds: map[state.UnitID]uint64{}}
+	w := &worker{node: h.Node, boot: h.BootId, seen: time.Now(), stale: 1, holds: map[state.UnitID]uint64{}, out: make(chan *clusterv1.Signal, 16)}
 	if old != nil && old.boot == h.BootId {
 		w.stale = old.stale + 1
 	}
@@ -130,6 +138,12 @@ func (r *Registry) Heartbeat(id, boot string, h *clusterv1.Heartbeat) bool {
 			news = true
 		}
 	}
+	for _, s := range h.Signals {
+		if c := r.waiting[s.Id]; c != nil {
+			delete(r.waiting, s.Id)
+			c <- s.Error // has room for it
+		}
+	}
 	if h.Leaving {
 		delete(r.workers, id)
 		news = true
@@ -138,6 +152,58 @@ func (r *Registry) Heartbeat(id, boot string, h *clusterv1.Heartbeat) bool {
 		r.changed()
 	}
 	return true
+}
+
+// ErrNotRunning means that no live worker runs the unit.
+var ErrNotRunning = errors.New("no worker runs the task now")
+
+// Signal has the worker that runs a unit hand a signal to its task, and waits for the answer until ctx ends.
+func (r *Registry) Signal(ctx context.Context, u state.UnitID, kind, data string) error {
+	r.mu.Lock()
+	var to *worker
+	for id, w := range r.workers {
+		if _, held := w.holds[u]; held && r.alive(id) {
+			to = w
+		}
+	}
+	if to == nil || !r.leading {
+		r.mu.Unlock()
+		return ErrNotRunning
+	}
+	r.signals++
+	id, done := r.signals, make(chan string, 1)
+	r.waiting[id] = done
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.waiting, id)
+		r.mu.Unlock()
+	}()
+	sig := &clusterv1.Signal{Id: id, Unit: &clusterv1.Unit{Connector: u.Connector, Task: u.Task}, Type: kind, Data: data}
+	select {
+	case to.out <- sig:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case msg := <-done:
+		if msg != "" {
+			return errors.New(msg)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Signals is where a session finds the signals that it is to send.
+func (r *Registry) Signals(id, boot string) <-chan *clusterv1.Signal {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := r.workers[id]; w != nil && w.boot == boot {
+		return w.out
+	}
+	return nil
 }
 
 // take stores a status. It reports whether the reconcile loop should look.

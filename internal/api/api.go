@@ -1,6 +1,8 @@
 // Package api holds the bodies of the REST API, in Kafka Connect's shapes, and a client for it.
 package api
 
+import "encoding/json"
+
 // ServerInfo answers GET /.
 type ServerInfo struct {
 	Version        string `json:"version"`
@@ -150,6 +152,12 @@ type Node struct {
 	Version     string            `json:"version"`
 	// Units that are assigned to it: connector or connector-task.
 	Units []string `json:"units"`
+}
+
+// Signal is the body of POST /millrace/v1/connectors/x/signals. Data is an object, or left out.
+type Signal struct {
+	Type string          `json:"type"`
+	Data json.RawMessage `json:"data,omitempty"`
 }
 
 // Progress answers GET /millrace/v1/connectors/x/progress.

@@ -150,6 +150,11 @@ func (c *Client) Restart(ctx context.Context, name string, includeTasks, onlyFai
 	return c.Do(ctx, http.MethodPost, at(name, fmt.Sprintf("/restart?includeTasks=%v&onlyFailed=%v", includeTasks, onlyFailed)), nil, nil)
 }
 
+// Signal asks a connector's tasks for something, such as to read tables anew.
+func (c *Client) Signal(ctx context.Context, name string, s Signal) error {
+	return c.Do(ctx, http.MethodPost, "/millrace/v1/connectors/"+url.PathEscape(name)+"/signals", s, nil)
+}
+
 // Validate looks at a config.
 func (c *Client) Validate(ctx context.Context, class string, config map[string]string) (out *ConfigInfos, err error) {
 	err = c.Do(ctx, http.MethodPut, "/connector-plugins/"+url.PathEscape(class)+"/config/validate", config, &out)

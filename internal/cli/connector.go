@@ -30,7 +30,7 @@ func newConnectorCommand(c *client) *cobra.Command {
 		}}
 	}
 	cmd.AddCommand(
-		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c),
+		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), signalCommand(c), snapshotCommand(c),
 		&cobra.Command{Use: "get NAME", Short: "Print a connector's config as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			i, err := c.api().Get(cmd.Context(), args[0])
 			if err != nil {
@@ -296,6 +296,56 @@ func pluginsCommand(c *client) *cobra.Command {
 			}
 		})
 	}}
+}
+
+func signalCommand(c *client) *cobra.Command {
+	var data string
+	cmd := &cobra.Command{
+		Use: "signal NAME TYPE", Short: "Send a signal to a connector's tasks",
+		Long: "Send a signal to a connector's tasks. The mysql connector takes execute-snapshot, stop-snapshot, pause-snapshot, resume-snapshot and log,\nwith the data that Debezium's signals have.",
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if data != "" && !json.Valid([]byte(data)) {
+				return fault.New(fault.Invalid, "--data is no JSON: %s", data)
+			}
+			return sendSignal(cmd, c, args[0], args[1], []byte(data))
+		},
+	}
+	cmd.Flags().StringVar(&data, "data", "", "The signal's data, a JSON object.")
+	return cmd
+}
+
+// snapshotCommand is the signal that people send most, without JSON.
+func snapshotCommand(c *client) *cobra.Command {
+	var where string
+	cmd := &cobra.Command{
+		Use: "snapshot NAME TABLE...", Short: "Read captured tables anew, while their changes are streamed on",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			in := map[string]any{"data-collections": args[1:]}
+			if where != "" {
+				var conditions []map[string]string
+				for _, table := range args[1:] {
+					conditions = append(conditions, map[string]string{"data-collection": table, "filter": where})
+				}
+				in["additional-conditions"] = conditions
+			}
+			b, err := json.Marshal(in)
+			if err != nil {
+				return err
+			}
+			return sendSignal(cmd, c, args[0], "execute-snapshot", b)
+		},
+	}
+	cmd.Flags().StringVar(&where, "where", "", "SQL condition that the rows must meet.")
+	return cmd
+}
+
+func sendSignal(cmd *cobra.Command, c *client, name, kind string, data []byte) error {
+	if err := c.api().Signal(cmd.Context(), name, api.Signal{Type: kind, Data: data}); err != nil {
+		return err
+	}
+	return c.show(cmd, map[string]string{"connector": name, "result": "accepted"}, func(w io.Writer) { fmt.Fprintf(w, "%s has taken the signal %s\n", name, kind) })
 }
 
 func restartCommand(c *client) *cobra.Command {

@@ -67,6 +67,7 @@ type Deps struct {
 	Lease        *Lease
 	Gate         *Gate
 	Progress     *Progress
+	Signals      *Signals
 	Logger       *slog.Logger
 
 	Connector   string

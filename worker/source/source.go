@@ -70,6 +70,8 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 		return err
 	}
 	started()
+	d.Signals.Set(task)
+	defer d.Signals.Set(nil)
 
 	l := &loop{Deps: d, task: task, enc: enc, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets}
 	g, run := errgroup.WithContext(ctx)

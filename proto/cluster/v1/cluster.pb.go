@@ -596,6 +596,7 @@ type LeaderMessage struct {
 	//	*LeaderMessage_Welcome
 	//	*LeaderMessage_Ack
 	//	*LeaderMessage_Assignments
+	//	*LeaderMessage_Signal
 	Kind          isLeaderMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -665,6 +666,15 @@ func (x *LeaderMessage) GetAssignments() *Assignments {
 	return nil
 }
 
+func (x *LeaderMessage) GetSignal() *Signal {
+	if x != nil {
+		if x, ok := x.Kind.(*LeaderMessage_Signal); ok {
+			return x.Signal
+		}
+	}
+	return nil
+}
+
 type isLeaderMessage_Kind interface {
 	isLeaderMessage_Kind()
 }
@@ -681,11 +691,140 @@ type LeaderMessage_Assignments struct {
 	Assignments *Assignments `protobuf:"bytes,3,opt,name=assignments,proto3,oneof"`
 }
 
+type LeaderMessage_Signal struct {
+	Signal *Signal `protobuf:"bytes,4,opt,name=signal,proto3,oneof"`
+}
+
 func (*LeaderMessage_Welcome) isLeaderMessage_Kind() {}
 
 func (*LeaderMessage_Ack) isLeaderMessage_Kind() {}
 
 func (*LeaderMessage_Assignments) isLeaderMessage_Kind() {}
+
+func (*LeaderMessage_Signal) isLeaderMessage_Kind() {}
+
+// Signal asks a running task for something, such as to read a table anew. Answered by a SignalResult in a heartbeat.
+type Signal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Unit  *Unit                  `protobuf:"bytes,2,opt,name=unit,proto3" json:"unit,omitempty"`
+	Type  string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// JSON object, or empty.
+	Data          string `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Signal) Reset() {
+	*x = Signal{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Signal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Signal) ProtoMessage() {}
+
+func (x *Signal) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Signal.ProtoReflect.Descriptor instead.
+func (*Signal) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Signal) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Signal) GetUnit() *Unit {
+	if x != nil {
+		return x.Unit
+	}
+	return nil
+}
+
+func (x *Signal) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Signal) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
+type SignalResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Empty: the task has taken the signal.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResult) Reset() {
+	*x = SignalResult{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResult) ProtoMessage() {}
+
+func (x *SignalResult) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResult.ProtoReflect.Descriptor instead.
+func (*SignalResult) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SignalResult) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SignalResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
 
 type Unit struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -698,7 +837,7 @@ type Unit struct {
 
 func (x *Unit) Reset() {
 	*x = Unit{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +849,7 @@ func (x *Unit) String() string {
 func (*Unit) ProtoMessage() {}
 
 func (x *Unit) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +862,7 @@ func (x *Unit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unit.ProtoReflect.Descriptor instead.
 func (*Unit) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Unit) GetConnector() string {
@@ -753,7 +892,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +904,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +917,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Hello) GetNode() *NodeInfo {
@@ -812,7 +951,7 @@ type Running struct {
 
 func (x *Running) Reset() {
 	*x = Running{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +963,7 @@ func (x *Running) String() string {
 func (*Running) ProtoMessage() {}
 
 func (x *Running) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +976,7 @@ func (x *Running) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Running.ProtoReflect.Descriptor instead.
 func (*Running) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Running) GetUnit() *Unit {
@@ -867,7 +1006,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +1018,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1031,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Welcome) GetLeaseMs() int64 {
@@ -923,14 +1062,15 @@ type Heartbeat struct {
 	Statuses []*UnitStatus          `protobuf:"bytes,2,rep,name=statuses,proto3" json:"statuses,omitempty"`
 	Planned  []*Planned             `protobuf:"bytes,3,rep,name=planned,proto3" json:"planned,omitempty"`
 	// The worker has stopped all it ran and ends: its units may move at once.
-	Leaving       bool `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving       bool            `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Signals       []*SignalResult `protobuf:"bytes,5,rep,name=signals,proto3" json:"signals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1082,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1095,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Heartbeat) GetSeq() uint64 {
@@ -986,6 +1126,13 @@ func (x *Heartbeat) GetLeaving() bool {
 	return false
 }
 
+func (x *Heartbeat) GetSignals() []*SignalResult {
+	if x != nil {
+		return x.Signals
+	}
+	return nil
+}
+
 // HeartbeatAck extends the lease counted from the sending of heartbeat seq (0: the hello).
 type HeartbeatAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -996,7 +1143,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1155,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1168,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HeartbeatAck) GetSeq() uint64 {
@@ -1043,7 +1190,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1202,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1215,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Assignments) GetIndex() uint64 {
@@ -1105,7 +1252,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1264,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1277,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Assignment) GetUnit() *Unit {
@@ -1195,7 +1342,7 @@ type Planned struct {
 
 func (x *Planned) Reset() {
 	*x = Planned{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1354,7 @@ func (x *Planned) String() string {
 func (*Planned) ProtoMessage() {}
 
 func (x *Planned) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1367,7 @@ func (x *Planned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Planned.ProtoReflect.Descriptor instead.
 func (*Planned) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Planned) GetConnector() string {
@@ -1260,7 +1407,7 @@ type TaskConfig struct {
 
 func (x *TaskConfig) Reset() {
 	*x = TaskConfig{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1419,7 @@ func (x *TaskConfig) String() string {
 func (*TaskConfig) ProtoMessage() {}
 
 func (x *TaskConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1432,7 @@ func (x *TaskConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConfig.ProtoReflect.Descriptor instead.
 func (*TaskConfig) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TaskConfig) GetConfig() map[string]string {
@@ -1315,7 +1462,7 @@ type UnitStatus struct {
 
 func (x *UnitStatus) Reset() {
 	*x = UnitStatus{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1474,7 @@ func (x *UnitStatus) String() string {
 func (*UnitStatus) ProtoMessage() {}
 
 func (x *UnitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1487,7 @@ func (x *UnitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStatus.ProtoReflect.Descriptor instead.
 func (*UnitStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UnitStatus) GetUnit() *Unit {
@@ -1414,7 +1561,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1573,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1586,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -1544,12 +1691,21 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\rWorkerMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.millrace.cluster.v1.HelloH\x00R\x05hello\x12>\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1e.millrace.cluster.v1.HeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04kind\"\xce\x01\n" +
+	"\x04kind\"\x85\x02\n" +
 	"\rLeaderMessage\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.millrace.cluster.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\x03ack\x18\x02 \x01(\v2!.millrace.cluster.v1.HeartbeatAckH\x00R\x03ack\x12D\n" +
-	"\vassignments\x18\x03 \x01(\v2 .millrace.cluster.v1.AssignmentsH\x00R\vassignmentsB\x06\n" +
-	"\x04kind\"8\n" +
+	"\vassignments\x18\x03 \x01(\v2 .millrace.cluster.v1.AssignmentsH\x00R\vassignments\x125\n" +
+	"\x06signal\x18\x04 \x01(\v2\x1b.millrace.cluster.v1.SignalH\x00R\x06signalB\x06\n" +
+	"\x04kind\"o\n" +
+	"\x06Signal\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
+	"\x04unit\x18\x02 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x12\n" +
+	"\x04data\x18\x04 \x01(\tR\x04data\"4\n" +
+	"\fSignalResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"8\n" +
 	"\x04Unit\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x12\n" +
 	"\x04task\x18\x02 \x01(\x05R\x04task\"\x8b\x01\n" +
@@ -1563,12 +1719,13 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\aWelcome\x12\x19\n" +
 	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\x122\n" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\x03R\x13heartbeatIntervalMs\x125\n" +
-	"\x04info\x18\x03 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\"\xac\x01\n" +
+	"\x04info\x18\x03 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\"\xe9\x01\n" +
 	"\tHeartbeat\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12;\n" +
 	"\bstatuses\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.UnitStatusR\bstatuses\x126\n" +
 	"\aplanned\x18\x03 \x03(\v2\x1c.millrace.cluster.v1.PlannedR\aplanned\x12\x18\n" +
-	"\aleaving\x18\x04 \x01(\bR\aleaving\" \n" +
+	"\aleaving\x18\x04 \x01(\bR\aleaving\x12;\n" +
+	"\asignals\x18\x05 \x03(\v2!.millrace.cluster.v1.SignalResultR\asignals\" \n" +
 	"\fHeartbeatAck\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"f\n" +
 	"\vAssignments\x12\x14\n" +
@@ -1655,7 +1812,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -1667,60 +1824,65 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*JoinResponse)(nil),  // 7: millrace.cluster.v1.JoinResponse
 	(*WorkerMessage)(nil), // 8: millrace.cluster.v1.WorkerMessage
 	(*LeaderMessage)(nil), // 9: millrace.cluster.v1.LeaderMessage
-	(*Unit)(nil),          // 10: millrace.cluster.v1.Unit
-	(*Hello)(nil),         // 11: millrace.cluster.v1.Hello
-	(*Running)(nil),       // 12: millrace.cluster.v1.Running
-	(*Welcome)(nil),       // 13: millrace.cluster.v1.Welcome
-	(*Heartbeat)(nil),     // 14: millrace.cluster.v1.Heartbeat
-	(*HeartbeatAck)(nil),  // 15: millrace.cluster.v1.HeartbeatAck
-	(*Assignments)(nil),   // 16: millrace.cluster.v1.Assignments
-	(*Assignment)(nil),    // 17: millrace.cluster.v1.Assignment
-	(*Planned)(nil),       // 18: millrace.cluster.v1.Planned
-	(*TaskConfig)(nil),    // 19: millrace.cluster.v1.TaskConfig
-	(*UnitStatus)(nil),    // 20: millrace.cluster.v1.UnitStatus
-	(*Progress)(nil),      // 21: millrace.cluster.v1.Progress
-	nil,                   // 22: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 23: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 24: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 25: millrace.cluster.v1.Progress.DetailEntry
+	(*Signal)(nil),        // 10: millrace.cluster.v1.Signal
+	(*SignalResult)(nil),  // 11: millrace.cluster.v1.SignalResult
+	(*Unit)(nil),          // 12: millrace.cluster.v1.Unit
+	(*Hello)(nil),         // 13: millrace.cluster.v1.Hello
+	(*Running)(nil),       // 14: millrace.cluster.v1.Running
+	(*Welcome)(nil),       // 15: millrace.cluster.v1.Welcome
+	(*Heartbeat)(nil),     // 16: millrace.cluster.v1.Heartbeat
+	(*HeartbeatAck)(nil),  // 17: millrace.cluster.v1.HeartbeatAck
+	(*Assignments)(nil),   // 18: millrace.cluster.v1.Assignments
+	(*Assignment)(nil),    // 19: millrace.cluster.v1.Assignment
+	(*Planned)(nil),       // 20: millrace.cluster.v1.Planned
+	(*TaskConfig)(nil),    // 21: millrace.cluster.v1.TaskConfig
+	(*UnitStatus)(nil),    // 22: millrace.cluster.v1.UnitStatus
+	(*Progress)(nil),      // 23: millrace.cluster.v1.Progress
+	nil,                   // 24: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 25: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 26: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 27: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
-	22, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	24, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	5,  // 2: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 3: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
-	11, // 4: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
-	14, // 5: millrace.cluster.v1.WorkerMessage.heartbeat:type_name -> millrace.cluster.v1.Heartbeat
-	13, // 6: millrace.cluster.v1.LeaderMessage.welcome:type_name -> millrace.cluster.v1.Welcome
-	15, // 7: millrace.cluster.v1.LeaderMessage.ack:type_name -> millrace.cluster.v1.HeartbeatAck
-	16, // 8: millrace.cluster.v1.LeaderMessage.assignments:type_name -> millrace.cluster.v1.Assignments
-	5,  // 9: millrace.cluster.v1.Hello.node:type_name -> millrace.cluster.v1.NodeInfo
-	12, // 10: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
-	10, // 11: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
-	4,  // 12: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
-	20, // 13: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
-	18, // 14: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
-	17, // 15: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
-	10, // 16: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
-	0,  // 17: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	23, // 18: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
-	19, // 19: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	24, // 20: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
-	10, // 21: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
-	1,  // 22: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	21, // 23: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	25, // 24: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	3,  // 25: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	6,  // 26: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	8,  // 27: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 28: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	7,  // 29: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	9,  // 30: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	28, // [28:31] is the sub-list for method output_type
-	25, // [25:28] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	13, // 4: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
+	16, // 5: millrace.cluster.v1.WorkerMessage.heartbeat:type_name -> millrace.cluster.v1.Heartbeat
+	15, // 6: millrace.cluster.v1.LeaderMessage.welcome:type_name -> millrace.cluster.v1.Welcome
+	17, // 7: millrace.cluster.v1.LeaderMessage.ack:type_name -> millrace.cluster.v1.HeartbeatAck
+	18, // 8: millrace.cluster.v1.LeaderMessage.assignments:type_name -> millrace.cluster.v1.Assignments
+	10, // 9: millrace.cluster.v1.LeaderMessage.signal:type_name -> millrace.cluster.v1.Signal
+	12, // 10: millrace.cluster.v1.Signal.unit:type_name -> millrace.cluster.v1.Unit
+	5,  // 11: millrace.cluster.v1.Hello.node:type_name -> millrace.cluster.v1.NodeInfo
+	14, // 12: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
+	12, // 13: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
+	4,  // 14: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
+	22, // 15: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
+	20, // 16: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
+	11, // 17: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
+	19, // 18: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
+	12, // 19: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
+	0,  // 20: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
+	25, // 21: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	21, // 22: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
+	26, // 23: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	12, // 24: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
+	1,  // 25: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
+	23, // 26: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	27, // 27: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	3,  // 28: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	6,  // 29: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	8,  // 30: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 31: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	7,  // 32: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	9,  // 33: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	31, // [31:34] is the sub-list for method output_type
+	28, // [28:31] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -1736,6 +1898,7 @@ func file_cluster_v1_cluster_proto_init() {
 		(*LeaderMessage_Welcome)(nil),
 		(*LeaderMessage_Ack)(nil),
 		(*LeaderMessage_Assignments)(nil),
+		(*LeaderMessage_Signal)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1743,7 +1906,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
