@@ -111,7 +111,7 @@ type live struct {
 func (s *live) receive(ctx context.Context) error {
 	var g errgroup.Group // signals that are being handed on; they end with ctx or by themselves
 	g.SetLimit(16)
-	defer g.Wait()
+	defer func() { _ = g.Wait() }()
 	for {
 		m, err := s.stream.Recv()
 		if err != nil {

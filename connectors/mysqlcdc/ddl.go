@@ -14,6 +14,8 @@ const (
 	queryRollback
 	querySavepoint
 	queryXAStart
+	queryXACommit
+	queryXARollback
 	queryDML
 )
 
@@ -24,6 +26,7 @@ type query struct {
 	partial   bool   // ROLLBACK TO a savepoint
 	ddlType   string // Canal's word for it; empty for what Canal has no message for
 	db, table string
+	xid       string // of an XA statement
 }
 
 var (
@@ -62,11 +65,13 @@ func classify(sql string) query {
 		f := strings.Fields(strings.ToUpper(sql))
 		switch {
 		case len(f) > 1 && (f[1] == "START" || f[1] == "BEGIN"):
-			q.kind = queryXAStart
-		case len(f) > 1 && f[1] == "END":
-			q.kind = querySavepoint
-		default: // XA COMMIT, XA ROLLBACK: a group of their own without rows
-			q.kind = queryCommit
+			q.kind, q.xid = queryXAStart, xidOf(sql)
+		case len(f) > 1 && f[1] == "COMMIT":
+			q.kind, q.xid = queryXACommit, xidOf(sql)
+		case len(f) > 1 && f[1] == "ROLLBACK":
+			q.kind, q.xid = queryXARollback, xidOf(sql)
+		default: // XA END, XA PREPARE
+			q.kind, q.xid = querySavepoint, xidOf(sql)
 		}
 	case "INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "CALL", "WITH":
 		q.kind = queryDML
@@ -74,6 +79,16 @@ func classify(sql string) query {
 		q.describe(sql)
 	}
 	return q
+}
+
+// xidOf is the name of an XA transaction in the form that the statements share.
+func xidOf(sql string) string {
+	f := strings.Fields(sql)
+	if len(f) < 3 {
+		return ""
+	}
+	id := strings.ToUpper(strings.Join(f[2:], ""))
+	return strings.TrimSuffix(id, "ONEPHASE")
 }
 
 func (q *query) describe(sql string) {

@@ -43,26 +43,32 @@ type shape struct {
 	id tableID
 }
 
-// decodeRow decodes one row image: null bitmap, then the values. present is the event's bitmap of the columns that the
-// image has: with binlog_row_image=FULL all of them.
+// decodeRow decodes one row image: null bitmap, then the values. present is the event's bitmap of the columns that the image has: with
+// binlog_row_image=FULL all of them. The others stay absent, which is not null (I5).
 func (s *shape) decodeRow(data, present []byte, b *rowBatch) (record.Row, int, error) {
 	n := len(s.codecs)
-	for i := range n {
-		if present[i>>3]&(1<<(i&7)) == 0 {
-			// I5: a row that lacks columns can't be told from one with nulls by what comes after us.
-			return nil, 0, fmt.Errorf("row image of %s has no column %s: binlog_row_image must be FULL (SET GLOBAL binlog_row_image='FULL', "+
-				"and end the sessions that still use another value)", s.id, s.codecs[i].name)
+	there := n
+	if !full(present, n) {
+		there = 0
+		for i := range n {
+			if present[i>>3]&(1<<(i&7)) != 0 {
+				there++
+			}
 		}
 	}
-	pos := (n + 7) / 8
+	pos := (there + 7) / 8
 	if len(data) < pos {
 		return nil, 0, errShort
 	}
 	nulls := data[:pos]
 	row := record.Row(b.datums.take(len(s.table.Columns)))
+	at := -1 // in nulls, which has bits for the columns that are there
 	for i := range s.codecs {
 		c := &s.codecs[i]
-		if nulls[i>>3]&(1<<(i&7)) != 0 {
+		if there < n && present[i>>3]&(1<<(i&7)) == 0 {
+			continue
+		}
+		if at++; nulls[at>>3]&(1<<(at&7)) != 0 {
 			if c.out >= 0 {
 				if row[c.out] = record.Null(); c.rule != nil {
 					row[c.out] = c.rule.apply(row[c.out], b)
@@ -80,6 +86,37 @@ func (s *shape) decodeRow(data, present []byte, b *rowBatch) (record.Row, int, e
 		}
 	}
 	return row, pos, nil
+}
+
+// full reports whether the first n bits are set.
+func full(bits []byte, n int) bool {
+	for _, b := range bits[:n/8] {
+		if b != 0xff {
+			return false
+		}
+	}
+	return n%8 == 0 || bits[n/8]|^byte(1<<(n%8)-1) == 0xff
+}
+
+// complete fills what an after image lacks with what the before image has, and checks that the key is there.
+func (s *shape) complete(before, after record.Row) error {
+	row := after
+	if row == nil {
+		row = before
+	} else if before != nil {
+		for i := range after {
+			if after[i].Kind == record.KindAbsent {
+				after[i] = before[i]
+			}
+		}
+	}
+	for _, k := range s.table.RecordKey() {
+		if row[k].Kind == record.KindAbsent {
+			return fmt.Errorf("row image of %s has no column %s, which is part of the key: binlog_row_image must be FULL "+
+				"(SET GLOBAL binlog_row_image='FULL', and end the sessions that still use another value)", s.id, s.table.Columns[k].Name)
+		}
+	}
+	return nil
 }
 
 // decode decodes one value at the start of p and returns its width.

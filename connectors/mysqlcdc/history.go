@@ -22,6 +22,9 @@ type tableChange struct {
 	id    tableID
 	old   tableID // its name before, where that is another
 	table *catalogTable
+	// unlogged says what has changed rows without row events; gains: rows have come.
+	unlogged string
+	gains    bool
 }
 
 // uniqueKey is a unique index, by the names of its columns.
@@ -318,6 +321,17 @@ func (h *history) alter(n *ast.AlterTableStmt, db string) ([]tableChange, error)
 	}
 	change := tableChange{kind: "ALTER", id: id, table: t}
 	for _, s := range n.Specs {
+		switch s.Tp {
+		case ast.AlterTableExchangePartition:
+			change.unlogged, change.gains = "EXCHANGE PARTITION", true
+		case ast.AlterTableImportTablespace, ast.AlterTableImportPartitionTablespace:
+			change.unlogged, change.gains = "IMPORT TABLESPACE", true
+		case ast.AlterTableTruncatePartition:
+			change.unlogged = "TRUNCATE PARTITION"
+		case ast.AlterTableDropPartition:
+			change.unlogged = "DROP PARTITION"
+		default:
+		}
 		if s.Tp == ast.AlterTableRenameTable {
 			change.old, change.id = id, nameOf(s.NewTable, db)
 		}

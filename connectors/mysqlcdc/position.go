@@ -66,6 +66,8 @@ type position struct {
 	progress map[string]tableProgress
 	// requests are tables that are read on demand.
 	requests map[string]*request
+	// xa are the XA transactions that are prepared and not decided, by their names.
+	xa map[string]logPos
 	// filter is what was captured when the position was written, to tell which tables have joined.
 	filter string
 }
@@ -82,6 +84,13 @@ func (p *position) encode() map[string]any {
 	}
 	if p.filter != "" {
 		out["captured"] = p.filter
+	}
+	if len(p.xa) > 0 {
+		xas := map[string]any{}
+		for xid, at := range p.xa {
+			xas[xid] = []any{at.file, float64(at.pos)}
+		}
+		out["xa_prepared"] = xas
 	}
 	if len(p.requests) > 0 {
 		tables := map[string]any{}
@@ -203,6 +212,22 @@ func decodePosition(m map[string]any) (*position, error) {
 		}
 	}
 	p.filter = str("captured")
+	if xas, ok := m["xa_prepared"].(map[string]any); ok {
+		p.xa = map[string]logPos{}
+		for xid, v := range xas {
+			var at logPos
+			if list, _ := v.([]any); len(list) == 2 {
+				at.file, _ = list[0].(string)
+				switch n := list[1].(type) {
+				case float64:
+					at.pos = uint64(n)
+				case json.Number:
+					at.pos = atoi(n.String())
+				}
+			}
+			p.xa[xid] = at
+		}
+	}
 	if p.at.file == "" && p.gtids == "" {
 		return nil, fmt.Errorf("stored offset has neither file nor gtids: %v", m)
 	}

@@ -157,8 +157,10 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 		done()
 		return nil
 	}
-	if s.xa {
-		return s.refuseXA()
+	if s.xa { // it is not decided if it commits: its rows are read again when it does
+		s.xaRows = true
+		done()
+		return nil
 	}
 	if len(body.present) != (len(sh.codecs)+7)/8 {
 		return fmt.Errorf("row event of %s after %s has another number of columns than its table map", sh.id, s.read)
@@ -178,6 +180,7 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *shape, body *rowsBody, from int64) error {
 	src := s.source(e, 0)
 	data := body.rows
+	partial := !full(body.before, len(sh.codecs)) || !full(body.present, len(sh.codecs))
 	for i := int64(0); len(data) > 0; i++ {
 		first, n, err := sh.decodeRow(data, body.before, s.batch)
 		if err != nil {
@@ -193,6 +196,20 @@ func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *s
 		}
 		if n == 0 && len(sh.codecs) == 0 {
 			return fmt.Errorf("row event after %s has rows without columns", s.read)
+		}
+		if partial {
+			var err error
+			switch body.op {
+			case record.OpUpdate:
+				err = sh.complete(first, second)
+			case record.OpDelete:
+				err = sh.complete(first, nil)
+			default:
+				err = sh.complete(nil, first)
+			}
+			if err != nil {
+				return err
+			}
 		}
 		if i < from {
 			continue

@@ -16,7 +16,9 @@ type serverInfo struct {
 	flavor, version, uuid string
 	gtid                  bool
 	fullMetadata          bool
-	zeroPositions         bool // MariaDB 11.4 and later log events without their position
+	logsCascades          bool   // MySQL 9.6 and later follow foreign keys above the storage engine
+	rowImage              string // empty: FULL
+	zeroPositions         bool   // MariaDB 11.4 and later log events without their position
 }
 
 // inspect checks that the server can be captured from. Problems are for the user; err is for a server that does not answer.
@@ -27,17 +29,18 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 		return nil, nil, err
 	}
 	info.version = row[0]
+	var major, minor int
+	_, _ = fmt.Sscanf(info.version, "%d.%d", &major, &minor)
 	if strings.Contains(strings.ToLower(info.version), "mariadb") {
 		info.flavor = mysql.MariaDBFlavor
-		var major, minor int
-		_, _ = fmt.Sscanf(info.version, "%d.%d", &major, &minor)
 		info.zeroPositions = major > 11 || major == 11 && minor >= 4
 	}
-	v, err := c.variables(ctx, "log_bin", "binlog_format", "binlog_row_image", "binlog_row_value_options", "binlog_row_metadata",
+	v, err := c.variables(ctx, "innodb_native_foreign_keys", "log_bin", "binlog_format", "binlog_row_image", "binlog_row_value_options", "binlog_row_metadata",
 		"server_uuid", "server_uid", "server_id", "gtid_mode")
 	if err != nil {
 		return nil, nil, err
 	}
+	info.logsCascades = info.flavor == mysql.MySQLFlavor && (major > 9 || major == 9 && minor >= 6) && v["innodb_native_foreign_keys"] != "ON"
 	if info.uuid = v["server_uuid"]; info.uuid == "" {
 		if info.uuid = v["server_uid"]; info.uuid == "" {
 			info.uuid = "server-" + v["server_id"]
@@ -56,7 +59,7 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 		bad("The server at %s has binlog_format=%s, which does not log rows; run SET GLOBAL binlog_format='ROW'.", s.addr(), f)
 	}
 	if f := v["binlog_row_image"]; f != "" && f != "FULL" {
-		bad("The server at %s has binlog_row_image=%s, which does not log whole rows; run SET GLOBAL binlog_row_image='FULL'.", s.addr(), f)
+		info.rowImage = f
 	}
 	if f := v["binlog_row_value_options"]; f != "" {
 		bad("The server at %s has binlog_row_value_options=%s, which logs parts of JSON documents; run SET GLOBAL binlog_row_value_options=''.", s.addr(), f)
@@ -155,7 +158,7 @@ func (s *settings) start(ctx context.Context, c *conn, info *serverInfo) (*posit
 func (s *settings) available(ctx context.Context, c *conn, info *serverInfo, p *position) error {
 	if info.gtid && p.gtids != "" {
 		if info.flavor == mysql.MariaDBFlavor {
-			return nil // the server answers the dump request itself
+			return s.reachesBack(ctx, c, p)
 		}
 		row, err := c.one(ctx, "SELECT GTID_SUBTRACT(@@GLOBAL.gtid_purged, "+quoteText(p.gtids)+"), GTID_SUBTRACT("+quoteText(p.gtids)+", @@GLOBAL.gtid_executed)")
 		if err != nil {
@@ -189,6 +192,49 @@ func (s *settings) available(ctx context.Context, c *conn, info *serverInfo, p *
 }
 
 const systemDatabases = "'mysql','sys','information_schema','performance_schema'"
+
+// reachesBack checks that MariaDB's oldest log begins before p.
+func (s *settings) reachesBack(ctx context.Context, c *conn, p *position) error {
+	oldest, err := c.one(ctx, "SHOW BINARY LOGS")
+	if err != nil || oldest == nil {
+		return err
+	}
+	row, err := c.one(ctx, "SELECT BINLOG_GTID_POS("+quoteText(oldest[0])+", 4)")
+	if err != nil || len(row) == 0 || row[0] == "" {
+		return err
+	}
+	begin, err := mysql.ParseMariadbGTIDSet(row[0])
+	if err != nil {
+		return fmt.Errorf("parse GTID position %q: %w", row[0], err)
+	}
+	have, err := mysql.ParseMariadbGTIDSet(p.gtids)
+	if err != nil {
+		return fmt.Errorf("parse stored GTID position %q: %w", p.gtids, err)
+	}
+	for domain, g := range begin.(*mysql.MariadbGTIDSet).Sets {
+		if h := have.(*mysql.MariadbGTIDSet).Sets[domain]; h == nil || h.SequenceNumber < g.SequenceNumber {
+			return &purgedError{fmt.Errorf("the server's oldest binlog %s begins at GTID %s, and this connector has read up to %s only; "+
+				"reset the connector's offsets to make a new snapshot, or set %s=when_needed", oldest[0], row[0], p.gtids, keySnapshotMode)}
+		}
+	}
+	return nil
+}
+
+// cascades lists captured tables whose rows foreign keys change below the log's sight.
+func (s *settings) cascades(ctx context.Context, c *conn) ([]string, error) {
+	rows, err := c.query(ctx, "SELECT constraint_schema, table_name, constraint_name FROM information_schema.referential_constraints "+
+		"WHERE delete_rule IN ('CASCADE','SET NULL','SET DEFAULT') OR update_rule IN ('CASCADE','SET NULL','SET DEFAULT')")
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, r := range rows {
+		if id := (tableID{r[0], r[1]}); s.filter.table(id) {
+			out = append(out, id.String()+" ("+r[2]+")")
+		}
+	}
+	return out, nil
+}
 
 // tables lists what the filter captures, which of it has no primary key, and how many rows the server guesses it has.
 func (s *settings) tables(ctx context.Context, c *conn) ([]tableID, map[tableID]bool, map[tableID]int64, error) {

@@ -146,6 +146,19 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 		tc.Logger.Warn("binlog_row_metadata is not FULL: a table that changes its shape while the connector is behind can stop it; "+
 			"run SET GLOBAL binlog_row_metadata='FULL'", "server", s.addr())
 	}
+	if info.rowImage != "" {
+		tc.Logger.Warn("binlog_row_image is not FULL: events lack the columns that the server does not log, and sinks refuse such rows", "binlog_row_image", info.rowImage)
+	}
+	if !info.logsCascades {
+		hidden, err := s.cascades(ctx, c)
+		if err != nil {
+			return err
+		}
+		if len(hidden) > 0 {
+			tc.Logger.Warn("foreign keys change rows of captured tables without logging it: the server's storage engine follows them below the binlog; "+
+				"read these tables anew from time to time (signal execute-snapshot)", "tables", hidden)
+		}
+	}
 	p, err := t.place(ctx, tc, s, c, info)
 	if err != nil {
 		return err
@@ -206,7 +219,7 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 		if p.snapshot {
 			if err := n.initial(run, todo, tc.Logger); err != nil {
 				first <- err
-				return nil //nolint:nilerr // it went to Poll by way of first
+				return nil
 			}
 		}
 		if err := n.requests(run); err != nil {
@@ -236,8 +249,7 @@ func (t *source) place(ctx context.Context, tc connectors.SourceContext, s *sett
 		}
 		err = s.available(ctx, c, info, p)
 		switch {
-		case err == nil && s.snapshotMode == "always" && !p.snapshot:
-			stored = nil
+		case err == nil && s.snapshotMode == "always" && !p.snapshot: // begins anew
 		case err == nil:
 			return p, nil
 		}

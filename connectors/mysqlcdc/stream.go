@@ -2,9 +2,11 @@ package mysqlcdc
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"runtime/debug"
 	"strconv"
@@ -46,6 +48,8 @@ type stream struct {
 	inTxn         bool
 	explicit      bool // a BEGIN was seen: DDL does not end the transaction
 	xa            bool
+	xid           string // of the XA transaction in progress
+	xaRows        bool   // it has rows of captured tables
 	txnStart      logPos
 	txnGTID       string
 	addGTID       func() // adds the transaction in progress to gtids
@@ -67,9 +71,10 @@ type stream struct {
 	epoch    uint64             // grows with each DDL statement of which it can't be told what it changes
 	epochs   map[tableID]uint64 // grow with each one that changes the table
 	txn      txnCount
-	thread   uint32 // of the transaction in progress
-	timeUS   int64  // its commit time; 0: the log has seconds only
-	stmt     string // the statement that the row events belong to
+	thread   uint32            // of the transaction in progress
+	timeUS   int64             // its commit time; 0: the log has seconds only
+	xas      map[string]logPos // where prepared XA transactions begin; those without captured rows are nowhere
+	stmt     string            // the statement that the row events belong to
 }
 
 // do runs f on the stream's goroutine and waits for it. Once f has begun it is waited for even when ctx ends, since f writes what the
@@ -88,6 +93,9 @@ func (s *stream) do(ctx context.Context, f func()) error {
 // restore sets the place to go on from.
 func (s *stream) restore(p *position) error {
 	s.read, s.sec = p.at, p.sec
+	if s.xas = maps.Clone(p.xa); s.xas == nil {
+		s.xas = map[string]logPos{}
+	}
 	s.reached = logPos{}
 	if p.serverUUID == s.server.uuid {
 		s.reached = p.at
@@ -116,7 +124,7 @@ func (s *stream) position() position {
 		p.event, p.row, p.txn = s.skipEvent, s.skipRow, s.skipTxn
 	}
 	s.snap.describe(&p)
-	p.filter = s.set.filter.text
+	p.filter, p.xa = s.set.filter.text, s.xas
 	return p
 }
 
@@ -209,23 +217,18 @@ func (q *queue) HandleEvent(e *replication.BinlogEvent) error {
 	}
 }
 
-// follow is one connection's worth of run.
-func (s *stream) follow(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	q := &queue{ctx: ctx, events: make(chan *replication.BinlogEvent, 1024), weight: semaphore.NewWeighted(s.set.queueBytes), max: s.set.queueBytes}
-	tlsConfig, err := s.set.tls()
-	if err != nil {
-		cancel()
-		return err
+func (s *stream) syncerConfig(ctx context.Context, tlsConfig *tls.Config) replication.BinlogSyncerConfig {
+	var flags uint16
+	if s.set.query && s.server.flavor == mysql.MariaDBFlavor {
+		flags = replication.BINLOG_SEND_ANNOTATE_ROWS_EVENT
 	}
-	syncer := replication.NewBinlogSyncer(replication.BinlogSyncerConfig{
+	return replication.BinlogSyncerConfig{
 		ServerID: s.set.serverID, Flavor: s.server.flavor, Host: s.set.host, Port: uint16(s.set.port), User: s.set.user, Password: s.set.password,
 		Localhost: "millrace", TLSConfig: tlsConfig, HeartbeatPeriod: heartbeatPeriod, ReadTimeout: 3 * heartbeatPeriod,
-		DisableRetrySync: true, DiscardGTIDSet: true, Logger: slog.New(slog.DiscardHandler), Dialer: s.set.dialer(ctx),
+		DisableRetrySync: true, DiscardGTIDSet: true, Logger: slog.New(slog.DiscardHandler), Dialer: s.set.dialer(ctx), DumpCommandFlag: flags,
 		// Rows are decoded by the stream, straight from the event's bytes.
 		RowsEventDecodeFunc:            func(*replication.RowsEvent, []byte) error { return nil },
 		TableMapOptionalMetaDecodeFunc: func([]byte) error { return nil },
-		SynchronousEventHandler:        q,
 		PayloadDecoderConcurrency:      1,
 		FillZeroLogPos:                 s.server.flavor == mysql.MariaDBFlavor && s.server.zeroPositions,
 		Option: func(c *client.Conn) error {
@@ -233,7 +236,24 @@ func (s *stream) follow(ctx context.Context) error {
 			_, err := c.Execute("SET SESSION net_write_timeout=3600")
 			return err
 		},
-	})
+	}
+}
+
+// follow is one connection's worth of run.
+func (s *stream) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	q := &queue{ctx: ctx, events: make(chan *replication.BinlogEvent, 1024), weight: semaphore.NewWeighted(s.set.queueBytes), max: s.set.queueBytes}
+	tlsConfig, err := s.set.tls()
+	if err == nil {
+		err = s.caughtUp(ctx)
+	}
+	if err != nil {
+		cancel()
+		return err
+	}
+	config := s.syncerConfig(ctx, tlsConfig)
+	config.SynchronousEventHandler = q
+	syncer := replication.NewBinlogSyncer(config)
 	defer syncer.Close()
 	defer cancel()
 
@@ -368,14 +388,51 @@ func (s *stream) advance(h *replication.EventHeader) {
 	if h.LogPos == 0 || h.Flags&replication.LOG_EVENT_ARTIFICIAL_F != 0 {
 		return
 	}
-	pos := s.read.pos&^(1<<32-1) | uint64(h.LogPos)
-	if pos+1<<31 < s.read.pos {
-		pos += 1 << 32
-	}
-	s.read.pos = pos
+	s.read.pos = wide(s.read.pos, h.LogPos)
 	if s.read.compare(s.reached) > 0 {
 		s.reached = s.read
 	}
+}
+
+// wide is the position, not far from near, whose low 32 bits are known.
+func wide(near uint64, low uint32) uint64 {
+	pos := near&^(1<<32-1) | uint64(low)
+	if pos+1<<31 < near {
+		pos += 1 << 32
+	}
+	return pos
+}
+
+// caughtUp asks whether there is anything in the log that was not read yet. Where nothing is, nothing comes either: a snapshot that waits for
+// the stream to pass a place must not wait for a heartbeat.
+func (s *stream) caughtUp(ctx context.Context) error {
+	if s.snap == nil || s.gtids == nil || s.inTxn || s.skipping {
+		return nil
+	}
+	c, err := s.set.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	at, executed, err := c.logEnd(ctx)
+	if err != nil {
+		return err
+	}
+	if s.server.flavor == mysql.MariaDBFlavor {
+		row, err := c.one(ctx, fmt.Sprintf("SELECT BINLOG_GTID_POS(%s, %d)", quoteText(at.file), at.pos))
+		if err != nil || len(row) == 0 {
+			return err
+		}
+		executed = row[0]
+	}
+	set, err := newGTIDSet(s.server.flavor, executed)
+	if err != nil {
+		return err
+	}
+	if s.gtids.set.Contain(set.set) && at.compare(s.reached) > 0 {
+		s.reached = at
+	}
+	return nil
 }
 
 func (s *stream) handle(ctx context.Context, e *replication.BinlogEvent) error {
@@ -457,7 +514,11 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 		if err := s.begin(e); err != nil {
 			return err
 		}
-		if s.explicit = !ev.IsStandalone(); s.explicit {
+		s.explicit = !ev.IsStandalone()
+		if s.xa = ev.Flags&mariadbPreparedXA != 0; s.xa {
+			s.xid, s.xaRows = "", false
+		}
+		if s.explicit && !s.xa && ev.Flags&mariadbCompletedXA == 0 {
 			defer s.beginTxn() // once its GTID is known
 		}
 		gtid := ev.GTID
@@ -492,13 +553,9 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 		clear(s.maps)
 		return s.emitChunks(ctx)
 	case *replication.FormatDescriptionEvent:
-		s.parser = replication.NewBinlogParser()
-		s.parser.SetFlavor(s.server.flavor)
-		if _, err := s.parser.Parse(e.RawData); err != nil {
-			return fmt.Errorf("parse format description: %w", err)
+		if err := s.format(e, ev); err != nil {
+			return err
 		}
-		s.checksum = ev.ChecksumAlgorithm == replication.BINLOG_CHECKSUM_ALG_CRC32
-		clear(s.maps)
 		if ev.CreateTimestamp != 0 && s.inTxn {
 			if s.delivered {
 				return fmt.Errorf("the server stopped at %s in the middle of a transaction whose rows were delivered already", s.read)
@@ -507,38 +564,72 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 		}
 		move()
 	case *replication.HeartbeatEvent:
-		if at := (logPos{ev.Filename, ev.Offset}); ev.Version == 2 || ev.Filename != "" {
-			if !s.inTxn && at.compare(s.reached) > 0 && at.pos > 0 {
-				s.read, s.reached = at, at
+		at := logPos{ev.Filename, ev.Offset}
+		if ev.Version == 1 { // the place is in the header, in 32 bits
+			if at.pos = uint64(h.LogPos); at.file == s.read.file {
+				at.pos = wide(s.read.pos, h.LogPos)
 			}
 		}
+		if at.file != "" && at.pos > 0 && !s.inTxn && at.compare(s.reached) > 0 {
+			s.read, s.reached = at, at
+		}
 		return s.emitChunks(ctx)
-	case *replication.PreviousGTIDsEvent, *replication.RowsQueryEvent, *replication.MariadbAnnotateRowsEvent, *replication.MariadbBinlogCheckPointEvent,
-		*replication.IntVarEvent:
+	case *replication.RowsQueryEvent:
+		s.statementText(ev.Query)
+		move()
+	case *replication.MariadbAnnotateRowsEvent:
+		s.statementText(ev.Query)
+		move()
+	case *replication.PreviousGTIDsEvent, *replication.MariadbBinlogCheckPointEvent, *replication.IntVarEvent:
 		move()
 	case *replication.MariadbGTIDListEvent:
 		move()
 	case *replication.BeginLoadQueryEvent, *replication.ExecuteLoadQueryEvent:
 		return s.statement("LOAD DATA")
 	default:
-		return s.generic(e, move)
+		return s.generic(ctx, e, move)
 	}
 	return nil
 }
 
-func (s *stream) generic(e *replication.BinlogEvent, move func()) error {
+// format takes over how the events of a log are written.
+func (s *stream) format(e *replication.BinlogEvent, ev *replication.FormatDescriptionEvent) error {
+	s.parser = replication.NewBinlogParser()
+	s.parser.SetFlavor(s.server.flavor)
+	if _, err := s.parser.Parse(e.RawData); err != nil {
+		return fmt.Errorf("parse format description: %w", err)
+	}
+	s.checksum = ev.ChecksumAlgorithm == replication.BINLOG_CHECKSUM_ALG_CRC32
+	clear(s.maps)
+	return nil
+}
+
+// Flags of MariaDB's GTID events.
+const (
+	mariadbPreparedXA  = 64
+	mariadbCompletedXA = 128
+)
+
+// statementText notes the statement that the row events to come belong to.
+func (s *stream) statementText(text []byte) {
+	if s.set.query {
+		s.stmt = string(text)
+	}
+}
+
+func (s *stream) generic(ctx context.Context, e *replication.BinlogEvent, move func()) error {
 	switch t := e.Header.EventType; t {
 	case replication.STOP_EVENT, replication.RAND_EVENT, replication.USER_VAR_EVENT, replication.TRANSACTION_CONTEXT_EVENT,
 		replication.VIEW_CHANGE_EVENT, replication.IGNORABLE_EVENT, replication.MARIADB_START_ENCRYPTION_EVENT:
 		move()
 		return nil
 	case replication.XA_PREPARE_LOG_EVENT:
-		move()
-		if s.delivered { // rows refuses them first
-			return s.refuseXA()
+		if err := s.prepared(ctx, e); err != nil {
+			return err
 		}
+		move()
 		s.commit()
-		return nil
+		return s.emitChunks(ctx)
 	case replication.INCIDENT_EVENT:
 		return fmt.Errorf("the server logged an incident at %s: changes may be missing from its binlog; make a new snapshot (reset the connector's offsets)", s.read)
 	default:
@@ -548,11 +639,6 @@ func (s *stream) generic(e *replication.BinlogEvent, move func()) error {
 		}
 		return fmt.Errorf("binlog event of type %d (%s) at %s is not supported, and skipping it could lose changes", t, t, s.read)
 	}
-}
-
-func (s *stream) refuseXA() error {
-	return fmt.Errorf("XA transaction at %s changes captured tables: its rows are logged before it is decided if it commits, which is not supported; "+
-		"leave the tables out, or make the application use plain transactions", s.txnStart)
 }
 
 func (s *stream) statement(verb string) error {
@@ -596,9 +682,23 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 		}
 		s.explicit = true
 		s.thread = ev.SlaveProxyID
-		s.beginTxn()
-		s.xa = q.kind == queryXAStart
+		if s.xa = q.kind == queryXAStart; s.xa {
+			s.xid, s.xaRows = q.xid, false
+		} else {
+			s.beginTxn()
+		}
 		move()
+	case queryXACommit, queryXARollback:
+		if !s.inTxn { // no GTID before it
+			if err := s.begin(e); err != nil {
+				return err
+			}
+		}
+		if err := s.decided(ctx, q); err != nil {
+			return err
+		}
+		move()
+		s.commit()
 	case queryCommit:
 		move()
 		s.commit()
@@ -611,6 +711,9 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 			s.commit()
 		}
 	case querySavepoint:
+		if s.xa && q.xid != "" { // MariaDB has no XA START
+			s.xid = q.xid
+		}
 		move()
 	case queryDML:
 		if s.set.filter.database(string(ev.Schema)) || len(ev.Schema) == 0 {
@@ -655,6 +758,12 @@ func (s *stream) noteChanges(changes []tableChange, known bool) {
 	gone := map[tableID]bool{}
 	for _, c := range changes {
 		s.epochs[c.id]++
+		if c.unlogged != "" && s.set.filter.table(c.id) {
+			s.log.Warn("a statement has changed rows without logging them; consumers of the table's topic differ from it now", "table", c.id, "statement", c.unlogged)
+			if c.gains {
+				s.snap.ask(c.id, "")
+			}
+		}
 		if c.old == (tableID{}) {
 			continue
 		}

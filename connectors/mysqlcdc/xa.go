@@ -1,0 +1,121 @@
+package mysqlcdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/go-mysql-org/go-mysql/mysql"
+	"github.com/go-mysql-org/go-mysql/replication"
+)
+
+// The rows of an XA transaction are logged when it is prepared, which is before it is decided if it commits. So they are passed over, and
+// the place where they begin is remembered, in the offset too; when the transaction commits they are read from there again.
+
+// prepared ends the group of an XA transaction: it is prepared, or, with one phase, committed.
+func (s *stream) prepared(ctx context.Context, e *replication.BinlogEvent) error {
+	if !s.xa {
+		return nil
+	}
+	body := e.RawData[min(len(e.RawData), headerSize):]
+	if len(body) > 0 && body[0] != 0 { // one phase: this is the commit
+		return s.replay(ctx, s.txnStart)
+	}
+	at := logPos{}
+	if s.xaRows {
+		at = s.txnStart
+	}
+	s.xas[s.xid] = at
+	return nil
+}
+
+// decided ends an XA transaction.
+func (s *stream) decided(ctx context.Context, q query) error {
+	at, known := s.xas[q.xid]
+	if q.kind == queryXACommit {
+		switch {
+		case !known && s.set.readsNew():
+			s.log.Warn("an XA transaction has committed that was prepared before the connector began to read the log; all tables are read anew", "xid", q.xid)
+			for id := range s.schema.tables {
+				if s.set.filter.table(id) {
+					s.snap.ask(id, "")
+				}
+			}
+		case !known:
+			return fmt.Errorf("XA transaction %s, which has committed at %s, was prepared before the connector began to read the log: its rows can't be read; "+
+				"begin anew when no XA transaction is prepared (XA RECOVER), or with a %s that reads tables", q.xid, s.read, keySnapshotMode)
+		case at.file != "":
+			s.beginTxn()
+			if err := s.replay(ctx, at); err != nil {
+				return err
+			}
+		}
+	}
+	delete(s.xas, q.xid)
+	return nil
+}
+
+// replay reads the row events of the XA transaction that begins at a place of the log, and emits them as if they stood here.
+func (s *stream) replay(ctx context.Context, from logPos) error {
+	if from.pos > 1<<32-1 {
+		return fmt.Errorf("an XA transaction begins at %s, beyond 4 GiB, where the protocol can't start", from)
+	}
+	tlsConfig, err := s.set.tls()
+	if err != nil {
+		return err
+	}
+	config := s.syncerConfig(ctx, tlsConfig)
+	config.ServerID = s.set.serverID ^ 1<<31 // another replica than the stream beside it
+	config.EventCacheCount = 16
+	syncer := replication.NewBinlogSyncer(config)
+	defer syncer.Close()
+	events, err := syncer.StartSync(mysql.Position{Name: from.file, Pos: uint32(from.pos)})
+	if err != nil {
+		return s.set.explain("read a prepared XA transaction", err)
+	}
+	maps, parser, checksum, read := s.maps, s.parser, s.checksum, s.read
+	defer func() { s.maps, s.parser, s.checksum, s.read, s.xa = maps, parser, checksum, read, false }()
+	s.maps, s.xa, s.read = map[uint64]*shape{}, false, from
+	s.log.Debug("an XA transaction has committed; its rows are read from the log again", slog.String("from", from.String()))
+	for {
+		wait, cancel := context.WithTimeout(ctx, time.Minute)
+		e, err := events.GetEvent(wait)
+		cancel()
+		if err != nil {
+			return s.set.explain("read a prepared XA transaction at "+from.String(), err)
+		}
+		switch ev := e.Event.(type) {
+		case *replication.FormatDescriptionEvent:
+			if err := s.format(e, ev); err != nil {
+				return err
+			}
+		case *replication.TableMapEvent:
+			err = s.tableMap(e, ev, s.checksum)
+		case *replication.RowsEvent:
+			err = s.rows(ctx, e, s.checksum)
+		case *replication.TransactionPayloadEvent: // it holds the end of the group too, or is followed by it
+			for _, inner := range ev.Events {
+				switch iv := inner.Event.(type) {
+				case *replication.TableMapEvent:
+					err = s.tableMap(inner, iv, false)
+				case *replication.RowsEvent:
+					err = s.rows(ctx, inner, false)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		case *replication.XIDEvent:
+			return errors.New("the place where an XA transaction was prepared holds another one; the log has changed")
+		default:
+			if e.Header.EventType == replication.XA_PREPARE_LOG_EVENT {
+				return nil
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
