@@ -90,11 +90,10 @@ func likeDebezium(t *testing.T, kind, variant string) {
 	_, cluster := nodes(t, 1, "--brokers", broker)
 	ours := system{prefix: "p" + name, brokers: []string{broker}, post: func(c map[string]string) { create(ctx, t, cluster, "dbz", c) }}
 	all := []*system{&ours}
-	if url := os.Getenv("MILLRACE_CONNECT_URL"); url != "" {
-		theirs := connect(t, url, name, kind)
-		all = append(all, theirs)
+	if url := testkit.Connect(t); url != "" {
+		all = append(all, connect(t, url, name, kind))
 	} else if *rewriteDebezium {
-		t.Fatal("-debezium needs MILLRACE_CONNECT_URL and MILLRACE_CONNECT_BROKERS")
+		t.Fatal("-debezium needs Java")
 	}
 	for _, s := range all {
 		c := maps.Clone(config)
@@ -245,7 +244,7 @@ type system struct {
 
 // connect is Kafka Connect with Debezium.
 func connect(t *testing.T, url, db, kind string) *system {
-	s := &system{prefix: "d" + db, brokers: strings.Split(os.Getenv("MILLRACE_CONNECT_BROKERS"), ",")}
+	s := &system{prefix: "d" + db, brokers: []string{testkit.Kafka(t)}}
 	name := "diff-" + db
 	s.post = func(c map[string]string) {
 		c["schema.history.internal.kafka.bootstrap.servers"], c["schema.history.internal.kafka.topic"] = s.brokers[0], "history."+s.prefix
@@ -254,6 +253,7 @@ func connect(t *testing.T, url, db, kind string) *system {
 			c["database.ssl.mode"] = "disable"
 		}
 		c["database.allowPublicKeyRetrieval"] = "true"
+		c["topic.creation.default.partitions"], c["topic.creation.default.replication.factor"] = "1", "1"
 		b, _ := json.Marshal(map[string]any{"name": name, "config": c})
 		resp, err := http.Post(url+"/connectors", "application/json", bytes.NewReader(b))
 		if err != nil {

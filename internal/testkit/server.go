@@ -66,6 +66,19 @@ func Kafka(t testing.TB) string {
 	return start(t, "kafka")
 }
 
+// Connect returns the URL of the shared Kafka Connect with Debezium, which works on the broker that Kafka returns, starting it on first
+// use. Unlike the others it may be missing where tests decide a merge: it returns "" where there is no Java, and the caller has what it
+// once answered.
+func Connect(t testing.TB) string {
+	t.Helper()
+	if os.Getenv(variables["connect"]) == "" {
+		if _, err := exec.LookPath("java"); err != nil {
+			return ""
+		}
+	}
+	return start(t, "connect")
+}
+
 // Instance starts a private database server of the kind (mariadb or mysql) with more lines for its configuration, such as
 // "binlog_format=STATEMENT", and removes it when the test ends.
 func Instance(t testing.TB, kind string, options ...string) Server {
@@ -119,7 +132,7 @@ func Database(t testing.TB, s Server) (db *sql.DB, name string) {
 	return db, name
 }
 
-var variables = map[string]string{"mariadb": "MARIADB_DSN", "mysql": "MYSQL_DSN", "kafka": "KAFKA_BROKERS"}
+var variables = map[string]string{"mariadb": "MARIADB_DSN", "mysql": "MYSQL_DSN", "kafka": "KAFKA_BROKERS", "connect": "CONNECT_URL"}
 
 // started remembers what one process has asked the script, which takes some 50 ms.
 var started struct {
