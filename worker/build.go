@@ -101,6 +101,9 @@ func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Se
 	if v.Int(config.ErrorsRetryTimeout) < 0 {
 		s.RetryFor = 1<<63 - 1
 	}
+	if p.Kind == connectors.KindSource {
+		s.AtLeastOnce = v.String(config.ExactlyOnce) == "disabled"
+	}
 	if p.Kind != connectors.KindSource {
 		s.Topics = v.List(config.Topics)
 		if rx := v.String(config.TopicsRegex); rx != "" {

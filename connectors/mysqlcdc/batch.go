@@ -2,32 +2,45 @@ package mysqlcdc
 
 import (
 	"sync"
+	"unsafe"
 
 	"github.com/millrace/millrace/connectors/record"
 )
 
-// slab hands out slices of T cut from big chunks, so that a row costs no allocation.
+// slab hands out slices of T cut from big pieces, so that a row costs no allocation.
 type slab[T any] struct {
-	cur  []T
-	size int
+	pieces [][]T
+	at     int // the piece that is cut from
+	size   int // of a piece
 }
 
 // take returns n zero elements that stay where they are until reset.
 func (s *slab[T]) take(n int) []T {
-	if cap(s.cur)-len(s.cur) < n {
-		s.cur = make([]T, 0, max(n, s.size))
+	for ; s.at < len(s.pieces); s.at++ {
+		if p := s.pieces[s.at]; cap(p)-len(p) >= n {
+			s.pieces[s.at] = p[:len(p)+n]
+			return p[len(p) : len(p)+n : len(p)+n]
+		}
 	}
-	l := len(s.cur)
-	s.cur = s.cur[:l+n]
-	return s.cur[l : l+n : l+n]
+	s.pieces = append(s.pieces, make([]T, n, max(n, s.size)))
+	return s.pieces[s.at][:n:n]
 }
 
 // one returns one zero element.
 func (s *slab[T]) one() *T { return &s.take(1)[0] }
 
+// reset takes everything back. A piece that was made for something large is let go.
 func (s *slab[T]) reset() {
-	clear(s.cur)
-	s.cur = s.cur[:0]
+	s.at = 0
+	kept := s.pieces[:0]
+	for _, p := range s.pieces {
+		if cap(p) <= s.size {
+			clear(p)
+			kept = append(kept, p[:0])
+		}
+	}
+	clear(s.pieces[len(kept):])
+	s.pieces = kept
 }
 
 // rowBatch is the memory of one connectors.Batch: records and all that they point to. One goroutine fills it, then it
@@ -44,11 +57,17 @@ type rowBatch struct {
 	size int
 }
 
+// What a row takes beside its text and bytes: for each column, and as a whole.
+const (
+	datumBytes = int(unsafe.Sizeof(record.Datum{}))
+	eventBytes = int(unsafe.Sizeof(record.Record{}) + unsafe.Sizeof(record.ChangeEvent{}) + unsafe.Sizeof(record.KeyRow{}))
+)
+
 var batchPool = sync.Pool{New: func() any {
 	return &rowBatch{
-		events: slab[record.ChangeEvent]{size: 512},
+		events: slab[record.ChangeEvent]{size: 256},
 		keys:   slab[record.KeyRow]{size: 512},
-		datums: slab[record.Datum]{size: 8192},
+		datums: slab[record.Datum]{size: 4096},
 		bytes:  slab[byte]{size: 64 << 10},
 	}
 }}
@@ -61,7 +80,7 @@ func (b *rowBatch) release() {
 	b.events.reset()
 	b.keys.reset()
 	b.datums.reset()
-	b.bytes.cur = b.bytes.cur[:0]
+	b.bytes.reset()
 	b.size = 0
 	batchPool.Put(b)
 }

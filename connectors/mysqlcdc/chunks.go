@@ -19,7 +19,7 @@ import (
 )
 
 // chunkBytes is how many bytes of rows a chunk is meant to have; one of twice as many is cut (I8).
-const chunkBytes = 8 << 20
+const chunkBytes = 4 << 20
 
 // snapshot reads tables. It runs on goroutines of its own and talks to the stream through do.
 type snapshot struct {

@@ -165,8 +165,9 @@ func (r *reader) row(vals []mysql.FieldValue, b *rowBatch, src *record.Source) e
 			return fmt.Errorf("column %s of %s: %w", r.shape.codecs[i].name, r.id, err)
 		}
 		row[i] = d
-		b.size += 40 + len(d.B)
+		b.size += datumBytes + len(d.B)
 	}
+	b.size += eventBytes
 	b.add(r.shape.topic, r.shape.table, record.OpRead, nil, row, src)
 	return nil
 }
@@ -194,7 +195,7 @@ func (c *codec) fromSQL(v *mysql.FieldValue, b *rowBatch) (record.Datum, error) 
 	case record.FamilyDouble:
 		return record.Float64(v.AsFloat64()), nil
 	case record.FamilyTimestamp:
-		us, err := parseTimestamp(string(v.AsString()))
+		us, err := parseTimestamp(v.AsString())
 		return record.Int(us), err
 	}
 	p := v.AsString()
@@ -217,13 +218,36 @@ func (c *codec) fromSQL(v *mysql.FieldValue, b *rowBatch) (record.Datum, error) 
 	return c.variable(b.copyBytes(p), b)
 }
 
-func parseTimestamp(s string) (int64, error) {
-	if strings.HasPrefix(s, "0000-00-00") {
+// parseTimestamp reads "2006-01-02 15:04:05" with up to six fraction digits, in UTC, as µs since the epoch; MySQL's zero is 0.
+func parseTimestamp(s []byte) (int64, error) {
+	bad := func() (int64, error) { return 0, fmt.Errorf("parse timestamp %q", s) }
+	if len(s) < 19 || s[4] != '-' || s[7] != '-' || s[10] != ' ' || s[13] != ':' || s[16] != ':' || len(s) > 26 || len(s) == 20 {
+		return bad()
+	}
+	ok := true
+	num := func(b []byte) int {
+		n := 0
+		for _, c := range b {
+			ok = ok && c >= '0' && c <= '9'
+			n = n*10 + int(c-'0')
+		}
+		return n
+	}
+	year, month, day := num(s[:4]), num(s[5:7]), num(s[8:10])
+	hour, minute, second := num(s[11:13]), num(s[14:16]), num(s[17:19])
+	us := 0
+	if len(s) > 20 {
+		ok = ok && s[19] == '.'
+		us = num(s[20:])
+		for range 26 - len(s) {
+			us *= 10
+		}
+	}
+	switch {
+	case !ok || month > 12 || day > 31 || hour > 23 || minute > 59 || second > 59:
+		return bad()
+	case year == 0 && month == 0 && day == 0:
 		return 0, nil
 	}
-	t, err := time.Parse("2006-01-02 15:04:05.999999", s)
-	if err != nil {
-		return 0, fmt.Errorf("parse timestamp %q: %w", s, err)
-	}
-	return t.UnixMicro(), nil
+	return time.Date(year, time.Month(month), day, hour, minute, second, 0, time.UTC).Unix()*1e6 + int64(us), nil
 }

@@ -176,7 +176,7 @@ func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	if err != nil {
 		return err
 	}
-	st := &stream{set: s, server: info, log: tc.Logger, report: tc.Report, out: make(chan *connectors.Batch, 4), ctl: make(chan func()), batch: newBatch(), epochs: map[tableID]uint64{}}
+	st := &stream{set: s, server: info, log: tc.Logger, report: tc.Report, out: make(chan *connectors.Batch, 2), ctl: make(chan func()), batch: newBatch(), epochs: map[tableID]uint64{}}
 	t.out, t.stream = st.out, st
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx)) // the task outlives Open's context; Close ends it
 	t.cancel = cancel

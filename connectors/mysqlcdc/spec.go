@@ -135,7 +135,7 @@ func ownKeys() []configdef.Key {
 		{Name: keySchemaChanges, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether DDL statements are written to the topic that is named by topic.prefix."},
 		{Name: keySkipped, Type: configdef.List, Default: "t", OneOf: []string{"c", "u", "d", "t", "none"}, Group: groupEvents, Doc: "Operations to leave out: c (create), u (update), d (delete), t (truncate), or none."},
 		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes."},
-		{Name: keyQueueBytes, Type: configdef.Long, Default: "33554432", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 32 MiB."},
+		{Name: keyQueueBytes, Type: configdef.Long, Default: "8388608", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 8 MiB."},
 	}, shapeKeys()...)
 }
 
@@ -288,7 +288,7 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 	}
 	s.shape = parseShape(v)
 	if s.queueBytes == 0 {
-		s.queueBytes = 32 << 20
+		s.queueBytes = 8 << 20
 	}
 	if s.serverID == 0 {
 		h := fnv.New32a()

@@ -159,3 +159,19 @@ func TestNoLeak(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestParseTimestamp(t *testing.T) {
+	for in, want := range map[string]int64{
+		"0000-00-00 00:00:00": 0, "0000-00-00 00:00:00.000": 0, "1970-01-01 00:00:01": 1e6, "2026-02-28 23:59:59.5": 1772323199500000,
+		"2038-01-19 03:14:07.999999": 2147483647999999, "2026-02-28 23:59:59.05": 1772323199050000,
+	} {
+		if got, err := parseTimestamp([]byte(in)); err != nil || got != want {
+			t.Errorf("%s: %d, %v; want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "2026-02-28", "2026-13-01 00:00:00", "2026-01-01 00:00:00.", "2026-01-01T00:00:00", "2026-01-01 00:00:00.1234567", "2026-01-0x 00:00:00"} {
+		if got, err := parseTimestamp([]byte(in)); err == nil {
+			t.Errorf("%q is read as %d", in, got)
+		}
+	}
+}

@@ -1,7 +1,5 @@
 package record
 
-import "sync/atomic"
-
 // Op is what happened to a row, or to a table.
 type Op uint8
 
@@ -95,9 +93,6 @@ type Table struct {
 	Comment string
 	// Envelope is what the source says on how to write its events; nil: nothing.
 	Envelope *Envelope
-
-	// Rendered is a cache slot for converters: what a converter prepares once per table shape.
-	Rendered atomic.Pointer[any]
 }
 
 // HasKey reports whether the table has a primary key.

@@ -20,7 +20,7 @@ type rule struct {
 
 var (
 	assembly = []string{"internal/cli/...", "internal/sim/...", "internal/docgen/...", "internal/archtest/..."}
-	forTests = []string{"internal/testkit/...", "connectors/connectortest/...", "deploy/..."}
+	forTests = []string{"internal/testkit/...", "internal/bench/...", "connectors/connectortest/...", "deploy/..."}
 )
 
 var rules = []rule{

@@ -107,6 +107,13 @@ func runNode(ctx context.Context, v configdef.Values) error {
 	if err != nil {
 		return taken(fmt.Errorf("listen on %s for REST (--rest): %w", v.String(config.NodeREST), err))
 	}
+	var profile net.Listener
+	if addr := v.String(config.NodeProfile); addr != "" {
+		if profile, err = net.Listen("tcp", addr); err != nil {
+			return errors.Join(taken(fmt.Errorf("listen on %s for profiles (--profile): %w", addr, err)), n.listener.Close())
+		}
+		defer profile.Close()
+	}
 	broker, err := n.broker(isCoordinator)
 	if err != nil {
 		return errors.Join(taken(err), n.listener.Close())
@@ -146,6 +153,9 @@ func runNode(ctx context.Context, v configdef.Values) error {
 		return n.runWorker(failed, isCoordinator)
 	})
 	g.Go(func() error { n.learnKafkaID(failed); return nil })
+	if profile != nil {
+		g.Go(func() error { return profiles(restCtx, profile) })
+	}
 	err = g.Wait()
 	n.log.Info("node ended")
 	return taken(err)

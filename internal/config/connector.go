@@ -188,8 +188,8 @@ func regex(v string) error {
 func sourceOnly() []configdef.Key {
 	return []configdef.Key{
 		{
-			Name: ExactlyOnce, Type: configdef.String, Default: "requested", OneOf: []string{"requested", "required"}, Importance: configdef.Medium, Group: "Exactly Once Support",
-			Doc: "Sources always write records and offset in one transaction, so both values mean the same.",
+			Name: ExactlyOnce, Type: configdef.String, Default: "requested", OneOf: []string{"requested", "required", "disabled"}, Importance: configdef.Medium, Group: "Exactly Once Support",
+			Doc: "requested and required mean the same: records and offset in one transaction. disabled: records first, then the offset; consumers see them some milliseconds sooner, and some of them twice after a crash.",
 		},
 		{Name: OffsetsTopic, Type: configdef.String, Default: "", Importance: configdef.Low, Group: "offsets.topic", Doc: "Topic for this connector's source offsets. Empty: the cluster's."},
 	}

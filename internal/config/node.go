@@ -38,6 +38,7 @@ const (
 	NodeHeartbeat     = "heartbeat-ms"
 	NodeElection      = "election-timeout-ms"
 	NodeGrace         = "shutdown-timeout-ms"
+	NodeProfile       = "profile"
 )
 
 // Node declares the settings of a node.
@@ -63,6 +64,7 @@ func Node() *configdef.Spec {
 		{Name: NodeLabels, Type: configdef.List, Default: "", Check: labels, Group: "Node", Doc: "Labels of the node as name=value; connectors ask for them with placement.labels.", Example: "zone=a,disk=ssd"},
 		{Name: NodeLogLevel, Type: configdef.String, Default: "info", OneOf: []string{"debug", "info", "warn", "error"}, Group: "Log", Doc: "Least important log line that is written."},
 		{Name: NodeLogFormat, Type: configdef.String, Default: "text", OneOf: []string{"text", "json"}, Group: "Log", Doc: "Form of the log, which goes to standard error."},
+		s(NodeProfile, "", "Log", "Address for Go's profiles (/debug/pprof/), to see where time and memory go. Empty: off. Who reaches it sees inside the process: keep it local.", "127.0.0.1:6060"),
 		{Name: NodeLease, Type: configdef.Int, Default: "2000", HasMin: true, Min: 500, Group: "Timing", Doc: "How long a worker may act without hearing from the leader, in milliseconds. A dead worker's tasks move after this and a quarter second. The same on all coordinators."},
 		{Name: NodeHeartbeat, Type: configdef.Int, Default: "300", HasMin: true, Min: 50, Group: "Timing", Doc: "Interval of workers' heartbeats, in milliseconds; well below a third of the lease."},
 		{Name: NodeElection, Type: configdef.Int, Default: "600", HasMin: true, Min: 300, Group: "Timing", Doc: "How long coordinators wait for a silent leader before they elect another, in milliseconds; well below the lease, so that no task notices."},

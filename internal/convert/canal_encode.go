@@ -2,6 +2,7 @@ package convert
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -35,13 +36,21 @@ type rendered struct {
 	pkNames   []byte   // ["id"] or null
 	names     [][]byte // "id":
 	table     []byte   // "table":"t","ts":
+	// sqlType is {"id":-5,…} of a row without surprises; whether a row has one is up to the columns of varying.
+	sqlType []byte
+	varying []varying
 }
 
-func renderedOf(t *record.Table) *rendered {
-	if p := t.Rendered.Load(); p != nil {
-		if r, ok := (*p).(*rendered); ok {
-			return r
-		}
+// varying is a column whose code depends on its values: it is another one from a number on, and for null.
+type varying struct {
+	column int
+	from   uint64
+	null   bool
+}
+
+func (e *Encoder) rendered(t *record.Table) *rendered {
+	if r := e.rows.of(t); r != nil {
+		return r
 	}
 	r := &rendered{}
 	r.database = appendJSONString([]byte(`"database":`), t.Database)
@@ -67,46 +76,28 @@ func renderedOf(t *record.Table) *rendered {
 		}
 		r.pkNames = append(r.pkNames, ']')
 	}
-	var v any = r
-	t.Rendered.Store(&v)
-	return r
+	usual := make(record.Row, len(t.Columns))
+	for i := range t.Columns {
+		usual[i] = record.Uint(0)
+		c := &t.Columns[i]
+		code := sqlType(c, usual[i])
+		v := varying{column: i, from: math.MaxUint64, null: sqlType(c, record.Null()) != code}
+		for bits := 63; bits >= 7; bits-- {
+			if sqlType(c, record.Uint(1<<bits)) != code {
+				v.from = 1 << bits
+			}
+		}
+		if v.null || v.from < math.MaxUint64 {
+			r.varying = append(r.varying, v)
+		}
+	}
+	r.sqlType = r.appendSQLTypes(nil, t.Columns, usual)
+	return e.rows.put(t, r)
 }
 
-// appendCanal writes a change event as one Canal JSON message: members sorted by name, one row, all values text or null.
-func appendCanal(dst []byte, c *record.ChangeEvent, id int64, o *canalOptions) ([]byte, error) {
-	switch c.Op {
-	case record.OpDDL, record.OpTruncate:
-		return appendCanalDDL(dst, c, id), nil
-	case record.OpRead, record.OpCreate, record.OpUpdate, record.OpDelete:
-	default:
-		return dst, fmt.Errorf("change event of table %s.%s has no operation that Canal JSON knows: %v", c.Table.Database, c.Table.Name, c.Op)
-	}
-	row := c.After
-	if c.Op == record.OpDelete {
-		row = c.Before
-	}
-	r := renderedOf(c.Table)
-	if len(row) != len(r.names) {
-		return dst, fmt.Errorf("row of table %s.%s has %d values for %d columns", c.Table.Database, c.Table.Name, len(row), len(r.names))
-	}
-	cols := c.Table.Columns
-	dst = append(dst, `{"data":[{`...)
-	dst = appendCanalValues(dst, r, cols, row, nil, o)
-	dst = append(dst, `}],`...)
-	dst = append(dst, r.database...)
-	dst = appendCanalMiddle(dst, c, id)
-	dst = append(dst, `,"isDdl":false,"mysqlType":`...)
-	dst = append(dst, r.mysqlType...)
-	if c.Op == record.OpUpdate {
-		dst = append(dst, `,"old":[{`...)
-		dst = appendCanalValues(dst, r, cols, c.Before, c.After, o)
-		dst = append(dst, `}]`...)
-	} else {
-		dst = append(dst, `,"old":null`...)
-	}
-	dst = append(dst, `,"pkNames":`...)
-	dst = append(dst, r.pkNames...)
-	dst = append(dst, `,"sql":"","sqlType":{`...)
+// appendSQLTypes writes the codes of the columns that the row has.
+func (r *rendered) appendSQLTypes(dst []byte, cols []record.Column, row record.Row) []byte {
+	dst = append(dst, '{')
 	first := true
 	for i := range row {
 		if row[i].Kind == record.KindAbsent {
@@ -119,7 +110,61 @@ func appendCanal(dst []byte, c *record.ChangeEvent, id int64, o *canalOptions) (
 		dst = append(dst, r.names[i]...)
 		dst = strconv.AppendInt(dst, int64(sqlType(&cols[i], row[i])), 10)
 	}
-	dst = append(dst, `},`...)
+	return append(dst, '}')
+}
+
+// isUsual reports whether r.sqlType holds for the row, which has all columns.
+func (r *rendered) isUsual(row record.Row) bool {
+	for _, v := range r.varying {
+		if d := &row[v.column]; v.null && d.Kind == record.KindNull || d.Kind == record.KindUint && d.Uint() >= v.from {
+			return false
+		}
+	}
+	return true
+}
+
+// appendCanal writes a change event as one Canal JSON message: members sorted by name, one row, all values text or null.
+func (e *Encoder) appendCanal(dst []byte, c *record.ChangeEvent) ([]byte, error) {
+	id, o := e.id, &e.s.canal
+	switch c.Op {
+	case record.OpDDL, record.OpTruncate:
+		return appendCanalDDL(dst, c, id), nil
+	case record.OpRead, record.OpCreate, record.OpUpdate, record.OpDelete:
+	default:
+		return dst, fmt.Errorf("change event of table %s.%s has no operation that Canal JSON knows: %v", c.Table.Database, c.Table.Name, c.Op)
+	}
+	row := c.After
+	if c.Op == record.OpDelete {
+		row = c.Before
+	}
+	r := e.rendered(c.Table)
+	if len(row) != len(r.names) {
+		return dst, fmt.Errorf("row of table %s.%s has %d values for %d columns", c.Table.Database, c.Table.Name, len(row), len(r.names))
+	}
+	cols := c.Table.Columns
+	dst = append(dst, `{"data":[{`...)
+	dst, whole := appendCanalValues(dst, r, cols, row, nil, o)
+	dst = append(dst, `}],`...)
+	dst = append(dst, r.database...)
+	dst = appendCanalMiddle(dst, c, id)
+	dst = append(dst, `,"isDdl":false,"mysqlType":`...)
+	dst = append(dst, r.mysqlType...)
+	if c.Op == record.OpUpdate {
+		dst = append(dst, `,"old":[{`...)
+		dst, _ = appendCanalValues(dst, r, cols, c.Before, c.After, o)
+		dst = append(dst, `}]`...)
+	} else {
+		dst = append(dst, `,"old":null`...)
+	}
+	dst = append(dst, `,"pkNames":`...)
+	dst = append(dst, r.pkNames...)
+	dst = append(dst, `,"sql":"","sqlType":`...)
+	if whole && r.isUsual(row) {
+		dst = append(dst, r.sqlType...)
+	} else {
+		dst = r.appendSQLTypes(dst, cols, row)
+	}
+	dst = append(dst, ',')
 	dst = append(dst, r.table...)
 	dst = strconv.AppendInt(dst, time.Now().UnixMilli(), 10)
 	dst = append(dst, `,"type":"`...)
@@ -166,21 +211,25 @@ func appendCanalDDL(dst []byte, c *record.ChangeEvent, id int64) []byte {
 }
 
 // appendCanalValues writes "name":value pairs of a row. With other, only those that differ from it: the old values of an update,
-// where absent means unchanged and null means it was NULL.
-func appendCanalValues(dst []byte, r *rendered, cols []record.Column, row, other record.Row, o *canalOptions) []byte {
-	first := true
+// where absent means unchanged and null means it was NULL. It reports whether the row has all columns.
+func appendCanalValues(dst []byte, r *rendered, cols []record.Column, row, other record.Row, o *canalOptions) (out []byte, whole bool) {
+	first, whole := true, true
 	for i := range row {
-		if row[i].Kind == record.KindAbsent || other != nil && row[i].Equal(other[i]) {
+		d := &row[i]
+		if d.Kind == record.KindAbsent {
+			whole = false
+			continue
+		}
+		if other != nil && d.Equal(other[i]) {
 			continue
 		}
 		if !first {
 			dst = append(dst, ',')
 		}
 		first = false
-		dst = append(dst, r.names[i]...)
-		dst = appendCanalValue(dst, &cols[i], row[i], o)
+		dst = appendCanalValue(append(dst, r.names[i]...), &cols[i], *d, o)
 	}
-	return dst
+	return dst, whole
 }
 
 func appendCanalValue(dst []byte, c *record.Column, d record.Datum, o *canalOptions) []byte {

@@ -159,8 +159,10 @@ func Check(c Config) []configdef.Problem {
 
 // Encoder turns keys and values into bytes.
 type Encoder struct {
-	s  settings
-	id int64
+	s         settings
+	id        int64
+	rows      cache[rendered]
+	envelopes cache[dbzTable]
 }
 
 // NewEncoder makes an encoder; its problems are those of Check.
@@ -184,7 +186,7 @@ func (e *Encoder) key(dst []byte, topic string, k *record.KeyRow, schemas bool) 
 	case e.s.key == Debezium || schemas:
 		return e.appendDbzKey(dst, k, topic, schemas), true, nil
 	}
-	return appendKeyRow(dst, k), true, nil
+	return e.appendKeyRow(dst, k), true, nil
 }
 
 // Header appends a key as the value of a header: as Key does, but never with its schema.
@@ -201,7 +203,7 @@ func (e *Encoder) Value(dst []byte, topic string, value any) ([]byte, bool, erro
 		switch e.s.value {
 		case CanalJSON:
 			e.id++
-			out, err := appendCanal(dst, c, e.id, &e.s.canal)
+			out, err := e.appendCanal(dst, c)
 			return out, err == nil, err
 		case Debezium:
 			out, err := e.appendEnvelope(dst, c, topic)
@@ -214,7 +216,7 @@ func (e *Encoder) Value(dst []byte, topic string, value any) ([]byte, bool, erro
 			if e.s.valueJSON.schemas {
 				return dst, false, errors.New("the json converter writes rows without their schema; set value.converter.schemas.enable=false, or use debezium-json")
 			}
-			return appendRow(dst, c.Table, row), true, nil
+			return e.appendRow(dst, c.Table, row), true, nil
 		}
 		return dst, false, fmt.Errorf("the %s converter can't write change events; use canal-json or debezium-json", e.s.value)
 	}
@@ -261,21 +263,21 @@ func (e *Encoder) plain(dst []byte, converter string, schemas bool, v any) ([]by
 }
 
 // appendKeyRow writes the key columns as a JSON object with natural types: {"id":1}.
-func appendKeyRow(dst []byte, k *record.KeyRow) []byte {
+func (e *Encoder) appendKeyRow(dst []byte, k *record.KeyRow) []byte {
+	names := e.rendered(k.Table).names
 	dst = append(dst, '{')
 	for i, at := range k.Table.RecordKey() {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		dst = appendJSONString(dst, k.Table.Columns[at].Name)
-		dst = append(dst, ':')
-		dst = appendNatural(dst, &k.Table.Columns[at], k.Row[at])
+		dst = appendNatural(append(dst, names[at]...), &k.Table.Columns[at], k.Row[at])
 	}
 	return append(dst, '}')
 }
 
 // appendRow writes a row as a JSON object with natural types; columns that the row image lacks are left out.
-func appendRow(dst []byte, t *record.Table, row record.Row) []byte {
+func (e *Encoder) appendRow(dst []byte, t *record.Table, row record.Row) []byte {
+	names := e.rendered(t).names
 	dst = append(dst, '{')
 	first := true
 	for i := range row {
@@ -286,9 +288,7 @@ func appendRow(dst []byte, t *record.Table, row record.Row) []byte {
 			dst = append(dst, ',')
 		}
 		first = false
-		dst = appendJSONString(dst, t.Columns[i].Name)
-		dst = append(dst, ':')
-		dst = appendNatural(dst, &t.Columns[i], row[i])
+		dst = appendNatural(append(dst, names[i]...), &t.Columns[i], row[i])
 	}
 	return append(dst, '}')
 }

@@ -18,7 +18,6 @@ type connectOptions struct {
 
 // dbzTable is what all events of a table's shape have in common in Debezium's envelope.
 type dbzTable struct {
-	owner   *Encoder
 	topic   string
 	columns []dbzColumn
 	key     []dbzColumn // of Table.RecordKey, with the key converter's settings
@@ -75,16 +74,14 @@ func rowSchema(name string, columns []dbzColumn) *record.Schema {
 var noEnvelope = &record.Envelope{Connector: "millrace", Name: "millrace"}
 
 func (e *Encoder) dbzTable(t *record.Table, topic string) *dbzTable {
-	if p := t.Rendered.Load(); p != nil {
-		if r, ok := (*p).(*dbzTable); ok && r.owner == e && r.topic == topic {
-			return r
-		}
+	if r := e.envelopes.of(t); r != nil && r.topic == topic {
+		return r
 	}
 	env := t.Envelope
 	if env == nil {
 		env = noEnvelope
 	}
-	r := &dbzTable{owner: e, topic: topic}
+	r := &dbzTable{topic: topic}
 	for i := range t.Columns {
 		r.columns = append(r.columns, dbzColumnOf(&t.Columns[i], env, e.s.valueJSON.numeric))
 	}
@@ -110,9 +107,7 @@ func (e *Encoder) dbzTable(t *record.Table, topic string) *dbzTable {
 	}
 	r.source, r.afterDB = sourceParts(env, t.Database)
 	r.afterNS = append(appendJSONString([]byte(`,"table":`), t.Name), `,"server_id":`...)
-	var v any = r
-	t.Rendered.Store(&v)
-	return r
+	return e.envelopes.put(t, r)
 }
 
 func opening(s *record.Schema) []byte {

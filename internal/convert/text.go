@@ -2,10 +2,12 @@ package convert
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
 	"math"
+	"math/bits"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -14,37 +16,61 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// appendJSONString writes s as a JSON string. Only what JSON demands is escaped.
+// appendJSONString writes s as a JSON string.
 func appendJSONString(dst []byte, s string) []byte {
-	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf {
-			i++
-			continue
-		}
-		if c >= utf8.RuneSelf {
-			r, size := utf8.DecodeRuneInString(s[i:])
-			if r == utf8.RuneError && size == 1 {
-				dst = append(append(dst, s[start:i]...), `\ufffd`...)
-				i++
-				start = i
-				continue
-			}
-			i += size
-			continue
-		}
-		dst = appendEscape(append(dst, s[start:i]...), c)
-		i++
-		start = i
-	}
-	return append(append(dst, s[start:]...), '"')
+	return appendJSONBytes(dst, unsafe.Slice(unsafe.StringData(s), len(s)))
 }
 
-// appendJSONBytes is appendJSONString for bytes, which it only reads.
+// appendJSONBytes writes UTF-8 text as a JSON string. Only what JSON demands is escaped; what is no UTF-8 becomes U+FFFD.
 func appendJSONBytes(dst, s []byte) []byte {
-	return appendJSONString(dst, unsafe.String(unsafe.SliceData(s), len(s)))
+	dst = append(dst, '"')
+	for {
+		n := plainPrefix(s)
+		dst = append(dst, s[:n]...)
+		if s = s[n:]; len(s) == 0 {
+			return append(dst, '"')
+		}
+		if s[0] < utf8.RuneSelf {
+			dst = appendEscape(dst, s[0])
+			s = s[1:]
+			continue
+		}
+		n = 0
+		for n < len(s) && s[n] >= utf8.RuneSelf {
+			r, size := utf8.DecodeRune(s[n:])
+			if r == utf8.RuneError && size == 1 {
+				break
+			}
+			n += size
+		}
+		if n == 0 {
+			dst = append(dst, `\ufffd`...)
+			s = s[1:]
+			continue
+		}
+		dst = append(dst, s[:n]...)
+		s = s[n:]
+	}
+}
+
+// plainPrefix is the number of bytes at the start of s that are ASCII and stand for themselves in a JSON string. It looks at eight at a
+// time: in each of the four differences the top bit of the first byte that matches is set, and perhaps of others behind it.
+func plainPrefix(s []byte) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		w := binary.LittleEndian.Uint64(s[i:])
+		quote, slash := w^ones*'"', w^ones*'\\'
+		if m := (w | (w-ones*0x20)&^w | (quote-ones)&^quote | (slash-ones)&^slash) & tops; m != 0 {
+			return i + bits.TrailingZeros64(m)/8
+		}
+	}
+	for ; i < len(s); i++ {
+		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return i
+		}
+	}
+	return i
 }
 
 func appendEscape(dst []byte, c byte) []byte {

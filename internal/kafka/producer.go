@@ -47,6 +47,7 @@ type Producer struct {
 	codec  sarama.CompressionCodec
 
 	partitions map[string]int32
+	batcher    batcher
 	seq        map[TopicPartition]int32
 	inTxn      map[TopicPartition]bool
 	offsets    map[string]map[TopicPartition]int64
@@ -55,7 +56,6 @@ type Producer struct {
 	// refused are batches that a broker did not take because it does not lead the partition (yet); they go out again, in order.
 	refused  []sent
 	refusals time.Time // when the first of them was refused; zero: none
-	turn     int32
 	err      error
 	closed   atomic.Bool
 }
@@ -192,7 +192,10 @@ func (p *Producer) withCoordinator(ctx context.Context, what string, call func(*
 	}
 }
 
-// Send hands messages over. It returns when they are on their way, and blocks while too much is unanswered (I8). Errors of
+// Transactional reports whether the producer writes in transactions.
+func (p *Producer) Transactional() bool { return p.id != "" }
+
+// Send hands messages over, whose keys and values must stay as they are until the next Commit has returned. It returns when they are on their way, and blocks while too much is unanswered (I8). Errors of
 // earlier messages show up in later calls.
 func (p *Producer) Send(ctx context.Context, msgs []Message) error {
 	if p.err != nil {
@@ -205,12 +208,12 @@ func (p *Producer) Send(ctx context.Context, msgs []Message) error {
 }
 
 func (p *Producer) send(ctx context.Context, msgs []Message) error {
-	batches, order, err := p.batch(msgs)
+	runs, err := p.batch(msgs)
 	if err != nil {
 		return err
 	}
 	if p.id != "" {
-		if err := p.addPartitions(ctx, order); err != nil {
+		if err := p.addPartitions(ctx, runs); err != nil {
 			return err
 		}
 	}
@@ -221,12 +224,12 @@ func (p *Producer) send(ctx context.Context, msgs []Message) error {
 	// Round by round: a request holds at most one batch of a partition.
 	for round := 0; ; round++ {
 		var list []sent
-		for _, tp := range order {
-			if round < len(batches[tp]) {
-				b := batches[tp][round]
-				b.FirstSequence = p.seq[tp]
-				p.seq[tp] = int32((int64(p.seq[tp]) + int64(len(b.Records))) & 0x7fffffff)
-				list = append(list, sent{tp, b})
+		for _, r := range runs {
+			if round < len(r.batches) {
+				b := r.batches[round]
+				b.FirstSequence = p.seq[r.tp]
+				p.seq[r.tp] = int32((int64(p.seq[r.tp]) + int64(len(b.Records))) & 0x7fffffff)
+				list = append(list, sent{r.tp, b})
 			}
 		}
 		if len(list) == 0 {
@@ -320,85 +323,17 @@ func (p *Producer) settle(ctx context.Context) error {
 	return nil
 }
 
-// batch turns messages into record batches by partition, in the messages' order. order lists the partitions as they came.
-func (p *Producer) batch(msgs []Message) (map[TopicPartition][]*sarama.RecordBatch, []TopicPartition, error) {
-	p.turn++
-	now := time.Now().UnixMilli()
-	batches := map[TopicPartition][]*sarama.RecordBatch{}
-	sizes := map[TopicPartition]int{}
-	var order []TopicPartition
-	records := make([]sarama.Record, len(msgs))
-	for i := range msgs {
-		m := &msgs[i]
-		tp, err := p.place(m)
-		if err != nil {
-			return nil, nil, err
-		}
-		size := len(m.Key) + len(m.Value) + recordOverhead
-		for _, h := range m.Headers {
-			size += len(h.Key) + len(h.Value) + 8
-		}
-		ts := m.TimestampMS
-		if ts == 0 {
-			ts = now
-		}
-		list := batches[tp]
-		if len(list) == 0 || sizes[tp]+size > maxBatchBytes {
-			if len(list) == 0 {
-				order = append(order, tp)
+func (p *Producer) addPartitions(ctx context.Context, runs []*run) error {
+	var fresh map[string][]int32
+	for _, r := range runs {
+		if !p.inTxn[r.tp] {
+			if fresh == nil {
+				fresh = map[string][]int32{}
 			}
-			sizes[tp] = 0
-			list = append(list, &sarama.RecordBatch{
-				Version: 2, Codec: p.codec, CompressionLevel: sarama.CompressionLevelDefault, ProducerID: p.pid, ProducerEpoch: p.epoch,
-				IsTransactional: p.id != "", FirstTimestamp: time.UnixMilli(ts), MaxTimestamp: time.UnixMilli(ts),
-			})
-			batches[tp] = list
-		}
-		sizes[tp] += size
-		b := list[len(list)-1]
-		if at := time.UnixMilli(ts); at.After(b.MaxTimestamp) {
-			b.MaxTimestamp = at
-		}
-		r := &records[i]
-		r.Key, r.Value = m.Key, m.Value
-		r.OffsetDelta = int64(len(b.Records))
-		r.TimestampDelta = time.UnixMilli(ts).Sub(b.FirstTimestamp)
-		for _, h := range m.Headers {
-			r.Headers = append(r.Headers, &sarama.RecordHeader{Key: []byte(h.Key), Value: h.Value})
-		}
-		b.Records = append(b.Records, r)
-		b.LastOffsetDelta = int32(len(b.Records) - 1)
-	}
-	return batches, order, nil
-}
-
-func (p *Producer) place(m *Message) (TopicPartition, error) {
-	if m.Partition >= 0 {
-		return TopicPartition{m.Topic, m.Partition}, nil
-	}
-	n, ok := p.partitions[m.Topic]
-	if !ok {
-		list, err := p.client.Partitions(m.Topic)
-		if err != nil {
-			return TopicPartition{}, fmt.Errorf("partitions of topic %s: %w", m.Topic, classify(err))
-		}
-		n = int32(len(list))
-		p.partitions[m.Topic] = n
-	}
-	if m.Key == nil {
-		return TopicPartition{m.Topic, p.turn & 0x7fffffff % n}, nil
-	}
-	return TopicPartition{m.Topic, PartitionOf(m.Key, n)}, nil
-}
-
-func (p *Producer) addPartitions(ctx context.Context, tps []TopicPartition) error {
-	fresh := map[string][]int32{}
-	for _, tp := range tps {
-		if !p.inTxn[tp] {
-			fresh[tp.Topic] = append(fresh[tp.Topic], tp.Partition)
+			fresh[r.tp.Topic] = append(fresh[r.tp.Topic], r.tp.Partition)
 		}
 	}
-	if len(fresh) == 0 {
+	if fresh == nil {
 		return nil
 	}
 	err := p.withCoordinator(ctx, "add partitions to the transaction", func(b *sarama.Broker) (sarama.KError, error) {
@@ -465,6 +400,7 @@ func (p *Producer) take(a ack) error {
 		behind := slices.ContainsFunc(p.refused, func(y sent) bool { return y.tp == x.tp })
 		switch block.Err {
 		case sarama.ErrNoError:
+			p.batcher.recycle(x.b)
 			continue
 		case sarama.ErrNotLeaderForPartition, sarama.ErrLeaderNotAvailable, sarama.ErrUnknownTopicOrPartition, sarama.ErrReplicaNotAvailable, sarama.ErrNotEnoughReplicas:
 		case sarama.ErrOutOfOrderSequenceNumber:

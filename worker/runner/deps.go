@@ -21,6 +21,8 @@ type Settings struct {
 	Linger time.Duration
 	// MaxRecords and MaxBytes bound a transaction (I8).
 	MaxRecords, MaxBytes int
+	// AtLeastOnce has a source write without transactions.
+	AtLeastOnce bool
 	// Topics or TopicsRegex are the input of sinks and transforms.
 	Topics      []string
 	TopicsRegex *regexp.Regexp

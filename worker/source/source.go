@@ -1,11 +1,11 @@
 // Package source is the loop of source tasks: poll, convert, send, and commit records and source offset in one Kafka
 // transaction (I3).
 //
-//	task.Poll ──► batches (bounded) ──► convert ──► transaction ──► task.Committed
-//	poller goroutine                    the loop's goroutine
+//	task.Poll ──► convert ──► bundles (bounded by bytes) ──► transaction ──► task.Committed
+//	the poller's goroutine                                   the committer's goroutine
 //
-// While a transaction commits the task polls on, so that a quiet stream has the latency of one commit and a busy one gets big
-// transactions by itself.
+// While a transaction commits the task polls on and its records are converted, so that a quiet stream has the latency of one commit and a
+// busy one gets big transactions by itself.
 package source
 
 import (
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/record"
@@ -49,7 +50,11 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 		return connectors.Retriable(err)
 	}
 	// I1, I3: first the older owner's producer is fenced and its open transaction decided, then the offset is read.
-	producer, err := kafka.NewProducer(ctx, d.Kafka, d.TransactionalID(), kafka.ProducerOptions{Compression: d.Settings.Compression})
+	id := d.TransactionalID()
+	if d.Settings.AtLeastOnce {
+		id = "" // an older owner is not fenced by Kafka, only by its lease: what it still writes comes twice
+	}
+	producer, err := kafka.NewProducer(ctx, d.Kafka, id, kafka.ProducerOptions{Compression: d.Settings.Compression})
 	if err != nil {
 		return err
 	}
@@ -73,13 +78,24 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 	d.Signals.Set(task)
 	defer d.Signals.Set(nil)
 
-	l := &loop{Deps: d, task: task, enc: enc, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets}
+	l := &loop{
+		Deps: d, task: task, enc: enc, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
+		budget: semaphore.NewWeighted(int64(d.Settings.MaxBytes)), bundles: make(chan *bundle, bundlesMax),
+		blocks: make(chan []byte, max(1, d.Settings.MaxBytes/blockSize)),
+	}
 	g, run := errgroup.WithContext(ctx)
-	batches := make(chan *connectors.Batch, 1)
-	g.Go(func() error { return l.poll(run, batches) })
-	g.Go(func() error { return l.commitAll(run, batches) })
+	bundles := make(chan *bundle, bundlesMax)
+	g.Go(func() error { return l.poll(run, bundles) })
+	g.Go(func() error { return l.commitAll(run, bundles) })
 	return g.Wait()
 }
+
+const (
+	// bundlesMax is how many bundles may wait for the transaction to come; their bytes have a bound of their own.
+	bundlesMax = 16
+	// blockSize is the size of the blocks that messages are written into, in bytes. A larger message has memory of its own.
+	blockSize = 256 << 10
+)
 
 type loop struct {
 	runner.Deps
@@ -88,21 +104,42 @@ type loop struct {
 	producer     *kafka.Producer
 	topics       *runner.Topics
 	offsetsTopic string
+	// budget holds the bytes of bundles from their conversion until their transaction is committed (I8).
+	budget  *semaphore.Weighted
+	bundles chan *bundle // to use again
+	blocks  chan []byte
+	common  headers // owned by poll
 
 	// The transaction in the making; owned by commitAll.
-	arena   []byte
-	msgs    []kafka.Message
+	txn     []*bundle
 	records int
 	bytes   int
-	newest  int64
 	offsets map[string]connectors.Offset
 }
 
-func (l *loop) poll(ctx context.Context, out chan<- *connectors.Batch) error {
+// bundle is a batch of the task as messages, whose keys and values lie in the blocks, and the place after it.
+type bundle struct {
+	blocks [][]byte
+	msgs   []kafka.Message
+	bytes  int
+	newest int64
+	offset connectors.Offset
+	weight int64 // of the budget
+}
+
+func (l *loop) poll(ctx context.Context, out chan<- *bundle) error {
 	for {
 		l.Gate.Wait(ctx.Done())
-		b, err := l.task.Poll(ctx)
+		batch, err := l.task.Poll(ctx)
 		if err != nil {
+			return err
+		}
+		b, err := l.convert(ctx, batch)
+		if err != nil {
+			return err
+		}
+		b.weight = min(int64(b.bytes), int64(l.Settings.MaxBytes))
+		if err := l.budget.Acquire(ctx, b.weight); err != nil {
 			return err
 		}
 		select {
@@ -113,10 +150,68 @@ func (l *loop) poll(ctx context.Context, out chan<- *connectors.Batch) error {
 	}
 }
 
-// commitAll gathers batches into transactions.
-func (l *loop) commitAll(ctx context.Context, in <-chan *connectors.Batch) error {
+// convert makes a batch's messages and releases it.
+func (l *loop) convert(ctx context.Context, batch *connectors.Batch) (*bundle, error) {
+	b := &bundle{}
+	select {
+	case b = <-l.bundles:
+	default:
+	}
+	b.bytes, b.newest, b.offset = 0, 0, batch.Offset
+	for i := range batch.Records {
+		if err := l.add(ctx, b, &batch.Records[i]); err != nil {
+			return nil, err
+		}
+	}
+	l.Progress.In(len(batch.Records))
+	if batch.Release != nil {
+		batch.Release()
+	}
+	return b, nil
+}
+
+// write has f append to memory of the bundle, and returns what it appended.
+func (l *loop) write(b *bundle, f func(dst []byte) ([]byte, bool, error)) ([]byte, bool, error) {
+	if n := len(b.blocks); n == 0 || cap(b.blocks[n-1])-len(b.blocks[n-1]) < blockSize/64 {
+		var block []byte
+		select {
+		case block = <-l.blocks:
+		default:
+			block = make([]byte, 0, blockSize)
+		}
+		b.blocks = append(b.blocks, block)
+	}
+	block := &b.blocks[len(b.blocks)-1]
+	free := (*block)[len(*block):]
+	out, ok, err := f(free)
+	if len(out) <= cap(free) { // else append has moved it elsewhere
+		*block = (*block)[:len(*block)+len(out)]
+	}
+	return out[:len(out):len(out)], ok, err
+}
+
+// recycle takes a bundle's memory back for another one.
+func (l *loop) recycle(b *bundle) {
+	l.budget.Release(b.weight)
+	for _, block := range b.blocks {
+		select {
+		case l.blocks <- block[:0]:
+		default:
+		}
+	}
+	clear(b.blocks)
+	clear(b.msgs)
+	b.blocks, b.msgs = b.blocks[:0], b.msgs[:0]
+	select {
+	case l.bundles <- b:
+	default:
+	}
+}
+
+// commitAll gathers bundles into transactions.
+func (l *loop) commitAll(ctx context.Context, in <-chan *bundle) error {
 	for {
-		var b *connectors.Batch
+		var b *bundle
 		select {
 		case b = <-in:
 		case <-ctx.Done():
@@ -131,9 +226,10 @@ func (l *loop) commitAll(ctx context.Context, in <-chan *connectors.Batch) error
 	}
 }
 
-// gather fills a transaction with b and what else comes, until it is full, the linger time is over, or nothing waits.
-func (l *loop) gather(ctx context.Context, b *connectors.Batch, in <-chan *connectors.Batch) error {
-	l.arena, l.records, l.bytes, l.newest, l.offsets = l.arena[:0], 0, 0, 0, map[string]connectors.Offset{}
+// gather fills a transaction with b and what else comes, until it is full, the linger time is over, or nothing waits. Full is half of
+// the bytes that may be in flight: the other half is for what comes while it commits.
+func (l *loop) gather(ctx context.Context, b *bundle, in <-chan *bundle) error {
+	l.txn, l.records, l.bytes, l.offsets = l.txn[:0], 0, 0, map[string]connectors.Offset{}
 	var linger <-chan time.Time
 	if l.Settings.Linger > 0 {
 		t := time.NewTimer(l.Settings.Linger)
@@ -144,7 +240,7 @@ func (l *loop) gather(ctx context.Context, b *connectors.Batch, in <-chan *conne
 		if err := l.take(ctx, b); err != nil {
 			return err
 		}
-		if l.records >= l.Settings.MaxRecords || l.bytes >= l.Settings.MaxBytes {
+		if l.records >= l.Settings.MaxRecords || l.bytes >= l.Settings.MaxBytes/2 {
 			return nil
 		}
 		if linger == nil {
@@ -165,47 +261,35 @@ func (l *loop) gather(ctx context.Context, b *connectors.Batch, in <-chan *conne
 	}
 }
 
-// take converts a batch and sends it within the transaction.
-func (l *loop) take(ctx context.Context, b *connectors.Batch) error {
-	l.msgs = l.msgs[:0]
-	for i := range b.Records {
-		if err := l.convert(ctx, &b.Records[i]); err != nil {
-			return err
-		}
-	}
-	if b.Release != nil {
-		b.Release()
-	}
-	l.Progress.In(len(b.Records))
-	if b.Offset.Partition != nil {
-		key, err := kafka.OffsetKey(l.Connector, b.Offset.Partition)
+// take sends a bundle within the transaction.
+func (l *loop) take(ctx context.Context, b *bundle) error {
+	if b.offset.Partition != nil {
+		key, err := kafka.OffsetKey(l.Connector, b.offset.Partition)
 		if err != nil {
-			return fmt.Errorf("source partition %v: %w", b.Offset.Partition, err)
+			return fmt.Errorf("source partition %v: %w", b.offset.Partition, err)
 		}
-		l.offsets[string(key)] = b.Offset
+		l.offsets[string(key)] = b.offset
 	}
-	if err := l.producer.Send(ctx, l.msgs); err != nil {
-		return tooLarge(err)
-	}
-	l.records += len(l.msgs)
-	return nil
+	l.txn = append(l.txn, b)
+	l.records += len(b.msgs)
+	l.bytes += b.bytes
+	return tooLarge(l.producer.Send(ctx, b.msgs))
 }
 
-func (l *loop) convert(ctx context.Context, r *record.Record) error {
+// add converts a record into a bundle's next message.
+func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 	m := kafka.Message{Topic: r.Topic, Partition: r.Partition, TimestampMS: r.TimestampMS}
 	if err := l.topics.Ensure(ctx, r.Topic); err != nil {
 		return err
 	}
-	start := len(l.arena)
-	var ok bool
-	var err error
-	if l.arena, ok, err = l.enc.Key(l.arena, r.Topic, r.Key); err == nil {
-		if ok {
-			m.Key = l.arena[start:len(l.arena):len(l.arena)]
-		}
-		start = len(l.arena)
-		if l.arena, ok, err = l.enc.Value(l.arena, r.Topic, r.Value); ok {
-			m.Value = l.arena[start:len(l.arena):len(l.arena)]
+	key, ok, err := l.write(b, func(dst []byte) ([]byte, bool, error) { return l.enc.Key(dst, r.Topic, r.Key) })
+	if ok {
+		m.Key = key
+	}
+	if err == nil {
+		var value []byte
+		if value, ok, err = l.write(b, func(dst []byte) ([]byte, bool, error) { return l.enc.Value(dst, r.Topic, r.Value) }); ok {
+			m.Value = value
 		}
 	}
 	if err != nil {
@@ -216,30 +300,57 @@ func (l *loop) convert(ctx context.Context, r *record.Record) error {
 		}
 		return fatal
 	}
+	change, _ := r.Value.(*record.ChangeEvent)
+	m.Headers = l.common.of(envelopeOf(r), change != nil && change.Source.Snapshot)
+	if len(r.Headers) > 0 {
+		if m.Headers, err = l.ownHeaders(b, r, m.Headers); err != nil {
+			return err
+		}
+	}
+	if change != nil {
+		b.newest = max(b.newest, change.Source.TimeMS)
+	}
+	b.bytes += len(m.Key) + len(m.Value)
+	b.msgs = append(b.msgs, m)
+	return nil
+}
+
+// ownHeaders are the record's own, and then those that it has in common with others.
+func (l *loop) ownHeaders(b *bundle, r *record.Record, common []kafka.Header) ([]kafka.Header, error) {
+	out := make([]kafka.Header, 0, len(r.Headers)+len(common))
 	for _, h := range r.Headers {
 		if h.Row != nil {
-			start := len(l.arena)
-			if l.arena, _, err = l.enc.Header(l.arena, r.Topic, h.Row); err != nil {
-				return fmt.Errorf("header %s: %w", h.Key, err)
+			var err error
+			h.Value, _, err = l.write(b, func(dst []byte) ([]byte, bool, error) { return l.enc.Header(dst, r.Topic, h.Row) })
+			if err != nil {
+				return nil, fmt.Errorf("header %s: %w", h.Key, err)
 			}
-			h.Value = l.arena[start:len(l.arena):len(l.arena)]
 		}
-		m.Headers = append(m.Headers, kafka.Header{Key: h.Key, Value: h.Value})
+		out = append(out, kafka.Header{Key: h.Key, Value: h.Value})
 	}
-	if env := envelopeOf(r); env != nil && len(env.Headers) > 0 {
-		for _, h := range env.Headers {
-			m.Headers = append(m.Headers, kafka.Header{Key: h.Key, Value: h.Value})
+	return append(out, common...), nil
+}
+
+// headers are those that all events of an envelope have, made once.
+type headers struct {
+	envelope *record.Envelope
+	list     []kafka.Header
+}
+
+// of returns the headers of an event of the envelope. Rows of a snapshot are marked where the envelope has no headers of its own to tell.
+func (h *headers) of(e *record.Envelope, snapshot bool) []kafka.Header {
+	if h.envelope != e {
+		h.envelope, h.list = e, nil
+		if e != nil {
+			for _, x := range e.Headers {
+				h.list = append(h.list, kafka.Header{Key: x.Key, Value: x.Value})
+			}
 		}
 	}
-	if c, is := r.Value.(*record.ChangeEvent); is {
-		if c.Source.Snapshot && (c.Table.Envelope == nil || len(c.Table.Envelope.Headers) == 0) {
-			m.Headers = append(m.Headers, snapshotMark)
-		}
-		l.newest = max(l.newest, c.Source.TimeMS)
+	if snapshot && len(h.list) == 0 {
+		return snapshotMark
 	}
-	l.bytes += len(m.Key) + len(m.Value)
-	l.msgs = append(l.msgs, m)
-	return nil
+	return h.list
 }
 
 // envelopeOf finds what the source said on its events; nil: nothing.
@@ -253,17 +364,25 @@ func envelopeOf(r *record.Record) *record.Envelope {
 	return nil
 }
 
-var snapshotMark = kafka.Header{Key: SnapshotHeader, Value: []byte("true")}
+var snapshotMark = []kafka.Header{{Key: SnapshotHeader, Value: []byte("true")}}
 
 // commit adds the offsets and commits.
 func (l *loop) commit(ctx context.Context) error {
-	msgs := l.msgs[:0]
+	msgs := make([]kafka.Message, 0, len(l.offsets))
 	for key, o := range l.offsets {
 		value, err := kafka.OffsetValue(o.Position)
 		if err != nil {
 			return fmt.Errorf("source offset %v: %w", o.Position, err)
 		}
 		msgs = append(msgs, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
+	}
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if !l.producer.Transactional() {
+		// I2: at least once is the records first and then the offset.
+		if err := l.producer.Commit(bounded); err != nil {
+			return tooLarge(err)
+		}
 	}
 	if err := l.producer.Send(ctx, msgs); err != nil {
 		return err
@@ -272,13 +391,14 @@ func (l *loop) commit(ctx context.Context) error {
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
-	bounded, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	if err := l.producer.Commit(bounded); err != nil {
 		return tooLarge(err)
 	}
 	l.Progress.Committed(l.records, l.bytes)
-	l.Progress.Newest(l.newest)
+	for _, b := range l.txn {
+		l.Progress.Newest(b.newest)
+		l.recycle(b)
+	}
 	for _, o := range l.offsets {
 		// I2: only now is everything up to o durable.
 		if err := l.task.Committed(ctx, o); err != nil {
