@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -89,8 +90,15 @@ type node struct {
 	kafkaID atomic.Pointer[string]
 }
 
+// collectAt is how much the heap may grow, in percent of what is alive, before it is collected. Most of it is buffers that hold no pointers:
+// collecting twice as often as Go's default costs little and saves a third of the resident memory. GOGC says otherwise.
+const collectAt = 50
+
 func runNode(ctx context.Context, v configdef.Values) error {
 	n := &node{v: v}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt)
+	}
 	if err := os.MkdirAll(v.String(config.NodeData), 0o755); err != nil {
 		return fault.New(fault.Invalid, "data directory (--data): %v", err)
 	}
