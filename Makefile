@@ -60,7 +60,11 @@ vet:
 	go vet ./...
 
 .PHONY: bench
-bench: ## Go benchmarks, for benchstat: make bench PKG=./internal/convert BENCH=Canal
+bench: build ## Debezium and Millrace in turn on one machine, about half an hour; the table goes into docs/benchmarks.md
+	go run ./internal/bench -json docs/benchmarks.json -doc docs/benchmarks.md
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks, for benchstat: make bench-go PKG=./internal/convert BENCH=Canal
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count 10 $(PKG)
 
 FUZZTIME ?= 30s

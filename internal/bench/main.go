@@ -63,6 +63,9 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, e.down(context.WithoutCancel(ctx))) }()
+	if err := warmUp(ctx, e); err != nil {
+		return fmt.Errorf("warm up: %w", err)
+	}
 	var results []result
 	for _, sh := range shapes {
 		if !slices.Contains(o.tables, sh.name) {
@@ -80,6 +83,18 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	return write(o, results)
+}
+
+// warmUp has the broker and the database do once what they will be measured with: a broker's first seconds are slow.
+func warmUp(ctx context.Context, e *env) error {
+	sh := shapes[0]
+	db, err := sh.create(ctx, e.dsn)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	_, err = rates(ctx, e, e.millrace, sh, db, nil)
+	return err
 }
 
 // variant is a system as it is measured.
