@@ -1,8 +1,10 @@
 package connectors
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // retriable marks an error that may pass by itself.
@@ -26,9 +28,10 @@ func IsRetriable(err error) bool {
 	return errors.As(err, &r)
 }
 
-// RecordError blames one record of a Put: the worker hands that record to errors.tolerance and puts the others again.
+// RecordError blames one record of a Put: the worker hands that record to errors.tolerance and puts the others again. Several are joined
+// with errors.Join.
 type RecordError struct {
-	// Index of the record in the slice that Put got.
+	// Index of the record in the slice that the last Put got.
 	Index int
 	Err   error
 }
@@ -40,3 +43,23 @@ func (e *RecordError) Error() string {
 
 // Unwrap returns the cause.
 func (e *RecordError) Unwrap() error { return e.Err }
+
+// Blamed returns the records that err blames, by index; nothing when it is no blame: then all of the batch failed.
+func Blamed(err error) []*RecordError {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only a join of blames is one, not what wraps it
+		var all []*RecordError
+		for _, e := range joined.Unwrap() {
+			one, ok := e.(*RecordError) //nolint:errorlint // as above
+			if !ok {
+				return nil
+			}
+			all = append(all, one)
+		}
+		slices.SortFunc(all, func(a, b *RecordError) int { return cmp.Compare(a.Index, b.Index) })
+		return all
+	}
+	if one, ok := errors.AsType[*RecordError](err); ok {
+		return []*RecordError{one}
+	}
+	return nil
+}

@@ -28,7 +28,8 @@ type SourceTask interface {
 	// with Retriable.
 	Open(ctx context.Context, tc SourceContext) error
 
-	// Poll returns the next batch. It blocks until there is something, or until ctx ends (then it returns ctx's error). A
+	// Poll returns the next batch. It blocks until there is something, or until ctx ends (then it returns ctx's error and is called
+	// again, so nothing may be lost by that: the worker has ctx end every few seconds to see whether the task listens). A
 	// batch may be empty of records and still move the offset. It should return what it has rather than wait for
 	// more: the worker gathers batches into transactions. The caller releases the batch before it polls again, unless
 	// it holds several; a task must be able to make the next batch while earlier ones are not released yet.
@@ -40,6 +41,12 @@ type SourceTask interface {
 
 	// Close frees everything. It is called once, also after a failed Open, and ends all goroutines of the task.
 	Close() error
+}
+
+// Backlogger is a source that can tell whether it has something that Poll has not returned though it should have by now: the head of its
+// log is ahead of what was read. Asked every few seconds, from another goroutine, while Poll returns nothing; ctx bounds it.
+type Backlogger interface {
+	Backlog(ctx context.Context) (bool, error)
 }
 
 // Signaler is a task that takes signals while it runs. Signal returns when the task has taken it, which is before what it asks for is
@@ -81,12 +88,14 @@ type SinkTask interface {
 	Open(ctx context.Context, tc TaskContext) error
 
 	// Put takes records, in order within each topic partition. It may hold them back until Flush. It may change nothing
-	// in them and keeps no reference after Flush. An error fails the task (wrapped in Retriable: the worker goes back to the
-	// last committed offsets and tries again), except *RecordError, which blames one record.
+	// in them and keeps no reference after Flush. An error fails the task, except *RecordError, which blames a record: then the
+	// others are put again, and what was put before counts for nothing. After an error wrapped in Retriable the worker may put
+	// the same records again (errors.retry.timeout) before it restarts the task. When ctx has ended, Put returns and has no
+	// further effect: one that does not return in time is left behind, and another task begins beside it (I9).
 	Put(ctx context.Context, records []record.Record) error
 
 	// Flush makes everything put so far durable. After it the worker commits the consumer offsets (I2). A redelivery of
-	// what was put since the last Flush must change nothing (I3).
+	// what was put since the last Flush must change nothing (I3). Its errors are as those of Put.
 	Flush(ctx context.Context) error
 
 	// Close frees everything, without flushing. Called once, also after a failed Open.

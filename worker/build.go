@@ -31,9 +31,8 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
 		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
 	}
-	d, u.CutOff = d.WithCutter()
 	raw := a.Config
-	return func(ctx context.Context, started func()) (err error) {
+	return func(ctx context.Context, live *runner.Live) (err error) {
 		p, ok := connectors.Lookup(raw[config.ConnectorClass])
 		if !ok {
 			return fmt.Errorf("this node has no connector class %q", raw[config.ConnectorClass])
@@ -45,7 +44,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 			return configdef.AsError(problems)
 		}
 		d := d
-		d.Config = resolved
+		d.Config, d.Live, d.Throttle = resolved, live, runner.NewThrottle(int(v.Int(config.MaxRecordsPerSecond)))
 		info := w.cluster()
 		d.ClusterID, d.Kafka = info.GetClusterId(), w.opts.Kafka
 		if len(d.Kafka.Brokers) == 0 {
@@ -67,16 +66,20 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 			if err != nil {
 				return err
 			}
-			return source.Run(ctx, d, p.NewSource(), enc, started)
+			dead, err := convert.NewEncoder(convert.Config{Key: convert.JSON, Value: convert.CanalJSON})
+			if err != nil {
+				return err
+			}
+			return source.Run(ctx, d, p.NewSource(), enc, dead)
 		case connectors.KindSink:
 			dec, err := convert.NewDecoder(conv)
 			if err != nil {
 				return err
 			}
-			return sink.Run(ctx, d, p.NewSink(), dec, started)
+			return sink.Run(ctx, d, p.NewSink(), dec)
 		case connectors.KindTransform:
 			o, open := transform.FromConfig(v, d)
-			return pipe.Run(ctx, d, o, open, started)
+			return pipe.Run(ctx, d, o, open)
 		}
 		return fmt.Errorf("connector class %s has the unknown kind %q", p.Class, p.Kind)
 	}
@@ -92,14 +95,13 @@ func sourceOffsetsTopic(p *connectors.Plugin, v configdef.Values) string {
 func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Settings {
 	s := runner.Settings{
 		Linger: v.Duration(config.Linger), MaxRecords: int(v.Int(config.BatchMaxRecords)), MaxBytes: int(v.Int(config.MaxBytesInFlight)),
-		RetryFor: v.Duration(config.ErrorsRetryTimeout),
+		Retry:     deadletter.Retry{For: v.Duration(config.ErrorsRetryTimeout), MaxDelay: v.Duration(config.ErrorsRetryDelayMax)},
+		DeadTopic: kafka.TopicConfig{Replication: int16(v.Int(config.DeadReplication))},
 		Dead: deadletter.Policy{
 			TolerateAll: v.String(config.ErrorsTolerance) == "all", Log: v.Bool(config.ErrorsLogEnable), Messages: v.Bool(config.ErrorsLogMessages),
-			Connector: d.Connector, Task: d.Task, Logger: d.Logger,
+			Topic: v.String(config.DeadTopic), Context: v.Bool(config.DeadContext),
+			Connector: d.Connector, Class: p.Class, Task: d.Task, Logger: d.Logger,
 		},
-	}
-	if v.Int(config.ErrorsRetryTimeout) < 0 {
-		s.RetryFor = 1<<63 - 1
 	}
 	if p.Kind == connectors.KindSource {
 		s.AtLeastOnce = v.String(config.ExactlyOnce) == "disabled"
@@ -114,8 +116,6 @@ func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Se
 			s.Group = "connect-" + d.Connector
 		}
 		s.FromLatest = v.String(config.OffsetReset) == "latest"
-		s.Dead.Topic, s.Dead.Context = v.String(config.DeadTopic), v.Bool(config.DeadContext)
-		s.DeadTopic = kafka.TopicConfig{Replication: int16(v.Int(config.DeadReplication))}
 	}
 	if p.Kind != connectors.KindSink {
 		s.Creation = creationOf(v)
@@ -174,7 +174,9 @@ func patterns(list string) []*regexp.Regexp {
 func policyOf(raw map[string]string, grace time.Duration) runner.Policy {
 	v, _ := config.Connector(connectors.KindSource).Parse(raw)
 	return runner.Policy{
-		Attempts: int(v.Int(config.RestartMaxAttempts)), Min: v.Duration(config.RestartBackoff), Max: v.Duration(config.RestartBackoffMax), Grace: grace,
+		Attempts: int(v.Int(config.RestartMaxAttempts)), Crashes: int(v.Int(config.RestartMaxCrashes)), Move: int(v.Int(config.RestartMoveAfter)),
+		Min: v.Duration(config.RestartBackoff), Max: v.Duration(config.RestartBackoffMax), Grace: grace,
+		Stall: v.Duration(config.StallAfter), Hang: v.Duration(config.HangTimeout),
 	}
 }
 
@@ -202,7 +204,7 @@ func (p *planner) set(a *clusterv1.Assignment) {
 	}
 }
 
-func (p *planner) run(ctx context.Context, started func()) error {
+func (p *planner) run(ctx context.Context, live *runner.Live) error {
 	up := false
 	for {
 		p.mu.Lock()
@@ -223,7 +225,7 @@ func (p *planner) run(ctx context.Context, started func()) error {
 		}
 		if !up {
 			up = true
-			started()
+			live.Started()
 		}
 		select {
 		case <-ctx.Done():

@@ -122,7 +122,10 @@ type source struct {
 	out    chan *connectors.Batch
 }
 
-var _ connectors.SourceTask = (*source)(nil)
+var (
+	_ connectors.SourceTask = (*source)(nil)
+	_ connectors.Backlogger = (*source)(nil)
+)
 
 // Open checks the server, finds the place to go on from, and starts to read.
 func (t *source) Open(ctx context.Context, tc connectors.SourceContext) error {
@@ -398,4 +401,19 @@ func (t *source) Close() error {
 		<-t.ended
 	}
 	return nil
+}
+
+// Backlog reports whether the server's log goes on beyond what was read.
+func (t *source) Backlog(ctx context.Context) (bool, error) {
+	var read logPos
+	if err := t.stream.do(ctx, func() { read = t.stream.read }); err != nil {
+		return false, err
+	}
+	c, err := t.stream.set.dial(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer c.close()
+	end, _, err := c.logEnd(ctx)
+	return read.compare(end) < 0, err
 }

@@ -23,6 +23,7 @@ const (
 	ValueConverter = "value.converter"
 
 	ErrorsRetryTimeout  = "errors.retry.timeout"
+	ErrorsRetryDelayMax = "errors.retry.delay.max.ms"
 	ErrorsTolerance     = "errors.tolerance"
 	ErrorsLogEnable     = "errors.log.enable"
 	ErrorsLogMessages   = "errors.log.include.messages"
@@ -30,12 +31,17 @@ const (
 	DeadReplication     = "errors.deadletterqueue.topic.replication.factor"
 	DeadContext         = "errors.deadletterqueue.context.headers.enable"
 	RestartMaxAttempts  = "restart.max.attempts"
+	RestartMaxCrashes   = "restart.max.crashes"
+	RestartMoveAfter    = "restart.move.after"
 	RestartBackoff      = "restart.backoff.ms"
 	RestartBackoffMax   = "restart.backoff.max.ms"
+	StallAfter          = "task.stall.after.ms"
+	HangTimeout         = "task.hang.timeout.ms"
 	PlacementLabels     = "placement.labels"
 	Linger              = "linger.ms"
 	BatchMaxRecords     = "batch.max.records"
 	MaxBytesInFlight    = "max.bytes.in.flight"
+	MaxRecordsPerSecond = "max.records.per.second"
 	CompressionType     = "producer.override.compression.type"
 	GroupOverride       = "consumer.override.group.id"
 	OffsetReset         = "consumer.override.auto.offset.reset"
@@ -102,7 +108,15 @@ func common() []configdef.Key {
 		},
 		{
 			Name: RestartMaxAttempts, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
-			Doc: "How many times in a row a task that failed for a reason that may pass is started again by itself; 0: without limit. Failures that need somebody to act are never retried.",
+			Doc: "How many times in a row a task may fail for a reason that may pass before it stays FAILED; until then it is started again by itself. 0: without limit. Failures that need somebody to act are never retried.",
+		},
+		{
+			Name: RestartMaxCrashes, Type: configdef.Int, Default: "5", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
+			Doc: "The same for tasks that hung or panicked; 0: without limit.",
+		},
+		{
+			Name: RestartMoveAfter, Type: configdef.Int, Default: "3", HasMin: true, Importance: configdef.Low, Group: "Error Handling",
+			Doc: "After how many failures in a row a task is given to another worker that has not tried it yet and whose own tasks do well; 0: never.",
 		},
 		{
 			Name: RestartBackoff, Type: configdef.Long, Default: "500", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
@@ -110,15 +124,23 @@ func common() []configdef.Key {
 		},
 		{
 			Name: RestartBackoffMax, Type: configdef.Long, Default: "15000", HasMin: true, Min: 10, Importance: configdef.Low, Group: "Error Handling",
-			Doc: "Longest wait between restarts, in milliseconds.",
+			Doc: "Longest wait between restarts, in milliseconds. A task that does well for so long has its failures forgotten.",
+		},
+		{
+			Name: StallAfter, Type: configdef.Long, Default: "10000", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
+			Doc: "After how long a task that has something to do and gets nothing done is shown as stalled, with what it waits for, in milliseconds; 0: never.",
+		},
+		{
+			Name: HangTimeout, Type: configdef.Long, Default: "300000", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
+			Doc: "After how long a single call of the connector (open, poll, put, flush) that does not return is taken to hang, in milliseconds: the attempt is cut off and the task started again. 0: never. Kafka Connect's consumers give up on a sink after the same time.",
 		},
 		{
 			Name: ErrorsRetryTimeout, Type: configdef.Long, Default: "0", HasMin: true, Min: -1, Importance: configdef.Medium, Group: "Error Handling", Display: "Retry Timeout for Errors",
-			Doc: "How long a record that failed but may pass is tried again, in milliseconds; 0: not at all, -1: for ever.",
+			Doc: "How long the task itself tries again what failed but may pass (a call of a sink, records of a function), in milliseconds; 0: not at all, -1: for ever. What still fails then restarts the task.",
 		},
 		{
-			Name: "errors.retry.delay.max.ms", Type: configdef.Long, Default: "60000", Importance: configdef.Low, Group: "Error Handling", Hidden: true,
-			Doc: "Accepted for existing configs. Retries of records back off to 5 s.",
+			Name: ErrorsRetryDelayMax, Type: configdef.Long, Default: "60000", HasMin: true, Importance: configdef.Medium, Group: "Error Handling", Display: "Maximum Delay Between Retries for Errors",
+			Doc: "Longest wait between these tries, in milliseconds. The first is 300 ms, and it doubles; beyond the longest it is random.",
 		},
 		{
 			Name: ErrorsTolerance, Type: configdef.String, Default: "none", OneOf: []string{"none", "all"}, Importance: configdef.Medium, Group: "Error Handling", Display: "Error Tolerance",
@@ -133,6 +155,18 @@ func common() []configdef.Key {
 			Doc: "Whether that log line names the record's topic, partition and offset. Keys and values are never logged.",
 		},
 		{
+			Name: DeadTopic, Type: configdef.String, Default: "", Importance: configdef.Medium, Group: "Error Handling", Display: "Dead Letter Queue Topic Name",
+			Doc: "Topic for records that can't be handled, with errors.tolerance=all. Empty: they are only counted.",
+		},
+		{
+			Name: DeadReplication, Type: configdef.Int, Default: "-1", HasMin: true, Min: -1, HasMax: true, Max: 32767, Importance: configdef.Medium, Group: "Error Handling", Display: "Dead Letter Queue Topic Replication Factor",
+			Doc: "Replicas of that topic when it is made; -1: the brokers' default.",
+		},
+		{
+			Name: DeadContext, Type: configdef.Boolean, Default: "true", Importance: configdef.Medium, Group: "Error Handling", Display: "Enable Error Context Headers",
+			Doc: "Whether dead letters carry headers with the reason and the place (__connect.errors.*), which millrace dlq shows and replays by. Kafka Connect's default is false.",
+		},
+		{
 			Name: Linger, Type: configdef.Long, Default: "0", HasMin: true, HasMax: true, Max: 60000, Importance: configdef.Low, Group: "Batching",
 			Doc: "How long a source's transaction waits for more records once it has one, in milliseconds. 0 takes what is there: while one transaction commits the next one fills, so busy streams get big transactions anyway.",
 		},
@@ -142,7 +176,11 @@ func common() []configdef.Key {
 		},
 		{
 			Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
-			Doc: "Bytes after which a source's transaction is committed.",
+			Doc: "Bytes that a task works on at a time: a source commits its transaction when it has so many; sinks and transforms read and hand on no more together. A single record, or a batch that the broker stores as one, goes through whole.",
+		},
+		{
+			Name: MaxRecordsPerSecond, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Low, Group: "Batching",
+			Doc: "Records that one task may take in a second; 0: no limit.",
 		},
 	}
 }
@@ -172,9 +210,6 @@ func input() []configdef.Key {
 		{Name: TopicsRegex, Type: configdef.String, Default: "", Check: regex, Importance: configdef.High, Group: "Common", Width: configdef.WidthLong, Doc: "Regular expression of the topics to read; it must match the whole name."},
 		{Name: GroupOverride, Type: configdef.String, Default: "", Importance: configdef.Low, Group: "Common", Doc: "Consumer group that holds the offsets. Empty: connect-<name>."},
 		{Name: OffsetReset, Type: configdef.String, Default: "earliest", OneOf: []string{"earliest", "latest"}, Importance: configdef.Low, Group: "Common", Doc: "Where to begin in a partition without a stored offset."},
-		{Name: DeadTopic, Type: configdef.String, Default: "", Importance: configdef.Medium, Group: "Error Handling", Display: "Dead Letter Queue Topic Name", Doc: "Topic for records that can't be handled, with errors.tolerance=all. Empty: they are only counted."},
-		{Name: DeadReplication, Type: configdef.Int, Default: "-1", HasMin: true, Min: -1, HasMax: true, Max: 32767, Importance: configdef.Medium, Group: "Error Handling", Doc: "Replicas of that topic when it is made; -1: the brokers' default."},
-		{Name: DeadContext, Type: configdef.Boolean, Default: "false", Importance: configdef.Medium, Group: "Error Handling", Display: "Enable Error Context Headers", Doc: "Whether dead letters carry headers with the reason and the place (__connect.errors.*)."},
 	}
 }
 

@@ -3,10 +3,12 @@
 package deadletter
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/millrace/millrace/internal/kafka"
 )
@@ -23,8 +25,10 @@ type Policy struct {
 	Log, Messages bool
 
 	Connector string
-	Task      int
-	Logger    *slog.Logger
+	// Class is the connector's.
+	Class  string
+	Task   int
+	Logger *slog.Logger
 }
 
 // The stages of Kafka Connect at which a record can fail.
@@ -34,10 +38,17 @@ const (
 	StagePut       = "TASK_PUT"
 )
 
-// Handle takes a record that failed. It returns the error that fails the task; or nil, and the message for the dead letter queue, if
-// there is one, which must be durable before the record counts as done.
+// Prefix of the headers that carry reason and place, in Kafka Connect's names.
+const Prefix = "__connect.errors."
+
+// Handle takes a record that failed; an Offset below zero means that it has none yet, as in a source. It returns the error that fails the
+// task; or nil, and the message for the dead letter queue, if there is one, which must be durable before the record counts as
+// done.
 func (p Policy) Handle(r kafka.Fetched, stage string, cause error) (*kafka.Message, error) {
 	if !p.TolerateAll {
+		if r.Offset < 0 {
+			return nil, fmt.Errorf("record for topic %s: %w", r.Topic, cause)
+		}
 		return nil, fmt.Errorf("record %s-%d@%d: %w", r.Topic, r.Partition, r.Offset, cause)
 	}
 	if p.Log {
@@ -51,20 +62,34 @@ func (p Policy) Handle(r kafka.Fetched, stage string, cause error) (*kafka.Messa
 		return nil, nil
 	}
 	m := &kafka.Message{Topic: p.Topic, Partition: -1, Key: r.Key, Value: r.Value, Headers: slices.Clone(r.Headers), TimestampMS: r.TimestampMS}
-	if p.Context {
-		add := func(k, v string) {
-			m.Headers = append(m.Headers, kafka.Header{Key: "__connect.errors." + k, Value: []byte(v)})
-		}
-		add("topic", r.Topic)
+	if !p.Context {
+		return m, nil
+	}
+	// A record that was replayed and failed again says why it failed this time.
+	m.Headers = slices.DeleteFunc(m.Headers, func(h kafka.Header) bool { return strings.HasPrefix(h.Key, Prefix) })
+	add := func(k, v string) { m.Headers = append(m.Headers, kafka.Header{Key: Prefix + k, Value: []byte(v)}) }
+	add("topic", r.Topic)
+	if r.Offset >= 0 {
 		add("partition", strconv.Itoa(int(r.Partition)))
 		add("offset", strconv.FormatInt(r.Offset, 10))
-		add("connector.name", p.Connector)
-		add("task.id", strconv.Itoa(p.Task))
-		add("stage", stage)
-		add("class.name", "millrace")
-		add("exception.class.name", fmt.Sprintf("%T", cause))
-		add("exception.message", cause.Error())
-		add("exception.stacktrace", cause.Error()+"\n")
 	}
+	add("connector.name", p.Connector)
+	add("task.id", strconv.Itoa(p.Task))
+	add("stage", stage)
+	add("class.name", p.Class)
+	add("exception.class.name", fmt.Sprintf("%T", root(cause)))
+	add("exception.message", cause.Error())
+	add("exception.stacktrace", cause.Error()+"\n")
 	return m, nil
+}
+
+// root is the error at the bottom of a chain, whose type says most.
+func root(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
 }

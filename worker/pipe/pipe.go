@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -57,8 +58,13 @@ type Options struct {
 	Routes []string
 }
 
+// fetchBytes is how much is read at a time when max.bytes.in.flight leaves room for it.
+const fetchBytes = 2 << 20
+
 // Run runs the task until ctx ends or it fails. open starts the function.
-func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Context) (Function, error), started func()) error {
+func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Context) (Function, error)) error {
+	connected := d.Live.Enter(runner.WaitConnect)
+	defer connected()
 	admin, err := kafka.NewAdmin(ctx, d.Kafka)
 	if err != nil {
 		return err
@@ -89,7 +95,7 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 		return err
 	}
 	defer producer.Close()
-	undo := d.OnCut(func() { _ = producer.Close() })
+	undo := d.Live.OnCut(func() { _ = producer.Close() })
 	defer undo()
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
 	stored, err := admin.GroupOffsets(wait, d.Settings.Group)
@@ -101,18 +107,21 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	if err != nil {
 		return err
 	}
+	opened := d.Live.Enter(runner.WaitFunction)
 	function, err := open(ctx)
+	opened()
 	if err != nil {
 		return err
 	}
 	defer function.Close()
-	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{MaxBytes: 2 << 20})
+	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{MaxBytes: d.Settings.FetchBytes(fetchBytes)})
 	if err != nil {
 		return err
 	}
 	defer consumer.Close()
 	consumer.Assign(from)
-	started()
+	connected()
+	d.Live.Started()
 
 	l := &loop{Deps: d, opts: o, function: function, producer: producer, consumer: consumer, routes: map[string]bool{o.Output: true}}
 	for _, t := range o.Routes {
@@ -146,7 +155,9 @@ type batch struct {
 func (l *loop) read(ctx context.Context, out chan<- batch) error {
 	for {
 		l.Gate.Wait(ctx.Done())
+		leave := l.Live.Enter(runner.WaitInput)
 		msgs, err := l.consumer.Poll(ctx)
+		leave()
 		if err != nil {
 			return err
 		}
@@ -157,7 +168,10 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 			continue
 		}
 		for len(msgs) > 0 {
-			n := min(len(msgs), l.Settings.MaxRecords)
+			n := l.Throttle.Cut(l.Settings.Cut(msgs))
+			if err := l.Throttle.Wait(ctx, l.Live, n); err != nil {
+				return err
+			}
 			b := batch{in: msgs[:n], next: map[kafka.TopicPartition]int64{}, lag: lag}
 			msgs = msgs[n:]
 			for _, m := range b.in {
@@ -182,35 +196,39 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 	}
 }
 
+// errNotYet: some records failed and may pass.
+var errNotYet = connectors.Retriable(errors.New("records failed and may pass"))
+
 // apply runs a batch, and again those records that failed but may pass, for as long as errors.retry.timeout says.
 func (l *loop) apply(ctx context.Context, in []kafka.Fetched) ([]Outcome, error) {
-	outcomes, err := l.function.Apply(ctx, in)
-	if err != nil {
-		return nil, err
+	defer l.Live.Enter(runner.WaitFunction)()
+	outcomes, todo := make([]Outcome, len(in)), make([]int, len(in))
+	for i := range todo {
+		todo[i] = i
 	}
-	began, wait := time.Now(), 100*time.Millisecond
-	for time.Since(began) < l.Settings.RetryFor {
-		first := -1
-		for i := range outcomes {
-			if outcomes[i].Action == Fail && outcomes[i].Retriable {
-				first = i
-				break
+	err := l.Settings.Retry.Do(ctx, func() error {
+		part := in
+		if len(todo) < len(in) {
+			part = make([]kafka.Fetched, len(todo))
+			for n, i := range todo {
+				part[n] = in[i]
 			}
 		}
-		if first < 0 {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(wait):
-		}
-		wait = min(wait*2, 5*time.Second)
-		again, err := l.function.Apply(ctx, in[first:first+1])
+		got, err := l.function.Apply(ctx, part)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		outcomes[first] = again[0]
+		for n, i := range todo {
+			outcomes[i] = got[n]
+		}
+		todo = slices.DeleteFunc(todo, func(i int) bool { return outcomes[i].Action != Fail || !outcomes[i].Retriable })
+		if len(todo) > 0 {
+			return errNotYet
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errNotYet) {
+		return nil, err
 	}
 	return outcomes, nil
 }
@@ -270,6 +288,7 @@ func (l *loop) commit(ctx context.Context, b batch) error {
 	for _, m := range msgs {
 		bytes += len(m.Key) + len(m.Value)
 	}
+	defer l.Live.Enter(runner.WaitBroker)()
 	if err := l.producer.Send(ctx, msgs); err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/millrace/millrace/internal/kafka"
@@ -32,9 +31,26 @@ type Settings struct {
 	Creation    Creation
 	Dead        deadletter.Policy
 	DeadTopic   kafka.TopicConfig
-	RetryFor    time.Duration
+	Retry       deadletter.Retry
 	Compression string
 }
+
+// Cut returns how many of msgs go on together: at least one, and no more than the bounds allow (I8).
+func (s Settings) Cut(msgs []kafka.Fetched) int {
+	n, bytes := 0, 0
+	for n < len(msgs) && n < s.MaxRecords {
+		bytes += len(msgs[n].Key) + len(msgs[n].Value)
+		if n > 0 && bytes > s.MaxBytes {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// FetchBytes is how much a consumer may ask for at a time, where most is what suits when nothing bounds it. Twice that can be held: one
+// answer that is worked on, one that waits.
+func (s Settings) FetchBytes(most int32) int32 { return int32(min(int64(most), int64(s.MaxBytes)/2)) }
 
 // Creation is topic.creation.*: what topics are made with.
 type Creation struct {
@@ -78,64 +94,15 @@ type Deps struct {
 	// Config has its secrets resolved.
 	Config   map[string]string
 	Settings Settings
-
-	cut *cutter
+	// Live is the attempt that the loop is.
+	Live *Live
+	// Throttle keeps the task to max.records.per.second.
+	Throttle *Throttle
 }
 
 // TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).
 func (d Deps) TransactionalID() string {
 	return fmt.Sprintf("%s-%s-%d", d.ClusterID, d.Connector, d.Task)
-}
-
-// WithCutter returns d with a fresh set of things to cut off, and the function that cuts them.
-func (d Deps) WithCutter() (Deps, func()) {
-	d.cut = &cutter{}
-	return d, d.cut.all
-}
-
-// OnCut registers f to be called when the task must have no further effect, though it may still be running. It returns a
-// function that takes it back.
-func (d Deps) OnCut(f func()) (undo func()) {
-	if d.cut == nil {
-		return func() {}
-	}
-	return d.cut.add(f)
-}
-
-type cutter struct {
-	mu   sync.Mutex // guards: fs, next, done
-	fs   map[int]func()
-	next int
-	done bool
-}
-
-func (c *cutter) add(f func()) func() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.done {
-		f()
-		return func() {}
-	}
-	if c.fs == nil {
-		c.fs = map[int]func(){}
-	}
-	c.next++
-	id := c.next
-	c.fs[id] = f
-	return func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.fs, id)
-	}
-}
-
-func (c *cutter) all() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.done = true
-	for _, f := range c.fs {
-		f()
-	}
 }
 
 // Topics makes sure that topics exist before they are written to, and remembers which do.

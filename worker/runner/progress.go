@@ -16,7 +16,10 @@ type Progress struct {
 	newest                  atomic.Int64 // time of the newest record done, Unix ms
 	commit                  atomic.Int64
 
-	mu     sync.Mutex // guards: detail, rateAt, rateN, rate
+	mu     sync.Mutex // guards: the rest
+	live   *Live      // the attempt that runs, with what tells whether it stalls
+	stall  time.Duration
+	gate   *Gate
 	detail map[string]string
 	rateAt time.Time
 	rateN  uint64
@@ -30,6 +33,13 @@ func NewProgress() *Progress {
 	return p
 }
 
+// follow makes l the attempt that is reported on.
+func (p *Progress) follow(l *Live, stall time.Duration, g *Gate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.live, p.stall, p.gate = l, stall, g
+}
+
 // In counts records read.
 func (p *Progress) In(n int) { p.in.Add(uint64(n)) }
 
@@ -41,6 +51,11 @@ func (p *Progress) Committed(records, bytes int) {
 	p.out.Add(uint64(records))
 	p.bytes.Add(uint64(bytes))
 	p.commit.Store(time.Now().UnixMilli())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.live != nil {
+		p.live.moved()
+	}
 }
 
 // Newest notes the time of the newest record done, in ms since the Unix epoch.
@@ -81,6 +96,12 @@ func (p *Progress) Message() *clusterv1.Progress {
 	}
 	m.RecordsPerSecond = p.rate
 	m.Detail = p.detail
+	if p.live != nil {
+		m.Stall = p.live.stall(p.stall, p.gate.Paused(), m.LagRecords)
+	}
+	if m.Stall != nil {
+		m.Stall.LastRecordUnixMs = p.newest.Load()
+	}
 	return m
 }
 

@@ -3,13 +3,14 @@ package runner
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/internal/kafka"
@@ -19,17 +20,22 @@ import (
 // ErrAgain, returned by an attempt, means: nothing is wrong, begin anew at once (the input's partitions changed).
 var ErrAgain = errors.New("begin anew")
 
-// Attempt runs the unit once, until ctx ends or it fails. It calls started when it is up.
-type Attempt func(ctx context.Context, started func()) error
+// Attempt runs the unit once, until ctx ends or it fails. It calls live.Started when it is up. When ctx has ended it has no further
+// effect, whenever the code that it called comes back.
+type Attempt func(ctx context.Context, live *Live) error
 
 // Policy says when a failed unit is tried again by itself.
 type Policy struct {
-	// Attempts in a row, for failures that may pass; 0: without limit.
-	Attempts int
+	// Attempts in a row, for failures that may pass; 0: without limit. Crashes is the same for hangs and panics.
+	Attempts, Crashes int
+	// Move is how many failures in a row make the unit ask for another worker; 0: never.
+	Move int
 	// Backoff grows from Min to Max, with jitter.
 	Min, Max time.Duration
 	// Grace is how long an attempt may take to end once it is told to.
 	Grace time.Duration
+	// Stall is after how long without a move status says so; Hang after how long the connector is taken to hang; 0: never.
+	Stall, Hang time.Duration
 }
 
 // Unit is one unit that this worker runs.
@@ -41,13 +47,13 @@ type Unit struct {
 	Progress  *Progress
 	Policy    Policy
 	Logger    *slog.Logger
-	// CutOff is called when an attempt ignores its end: it must make further side effects impossible. Optional.
-	CutOff func()
 	// Report is called with each new state; it must not block.
 	Report func(*clusterv1.UnitStatus)
 
-	mu     sync.Mutex // guards: status
-	status clusterv1.UnitStatus
+	mu sync.Mutex // guards: the rest
+	// failures in a row; crashes are those of them that were hangs and panics.
+	failures, crashes int
+	last              *clusterv1.UnitStatus
 }
 
 // Retriable reports whether a failure may pass by itself.
@@ -57,15 +63,11 @@ func Retriable(err error) bool {
 
 // Run runs the unit until ctx ends. When it returns, the unit has ended or was cut off.
 func (u *Unit) Run(ctx context.Context, attempt Attempt) {
-	failures := 0
 	for {
-		u.set(clusterv1.State_STATE_RESTARTING, "", time.Time{}, failures)
-		began := time.Now()
-		started := false
-		err := u.once(ctx, attempt, func() {
-			started = true
-			u.Up()
+		u.report(func(s *clusterv1.UnitStatus) {
+			s.State, s.RetryAtUnixMs, s.Move = clusterv1.State_STATE_RESTARTING, 0, false
 		})
+		err := u.once(ctx, attempt)
 		if ctx.Err() != nil {
 			return
 		}
@@ -75,35 +77,56 @@ func (u *Unit) Run(ctx context.Context, attempt Attempt) {
 		if err == nil {
 			err = errors.New("the task ended by itself")
 		}
-		// A unit that ran well for a while begins its count anew.
-		if started && time.Since(began) > u.Policy.Max {
-			failures = 0
-		}
-		failures++
-		if !u.fail(ctx, err, failures) {
+		if !u.fail(ctx, err) {
 			return
 		}
 	}
 }
 
-// fail reports a failure and waits until the unit may try again. It returns false when ctx ended first.
-func (u *Unit) fail(ctx context.Context, err error, failures int) bool {
-	again := Retriable(err) && (u.Policy.Attempts == 0 || failures < u.Policy.Attempts)
-	if !again {
-		u.Logger.Error("task failed", "err", err, "attempt", failures)
-		u.set(clusterv1.State_STATE_FAILED, trace(err), time.Time{}, failures)
+// fail is the ladder of repair as far as it goes here: another try after a while, word to the leader that another worker should
+// try, and at the limit quarantine: the unit stays failed until somebody acts. It returns false when ctx ended first.
+func (u *Unit) fail(ctx context.Context, err error) bool {
+	kind := crash(err)
+	u.mu.Lock()
+	u.failures++
+	failures, n, limit, again := u.failures, u.failures, u.Policy.Attempts, Retriable(err)
+	if kind != "" {
+		u.crashes++
+		n, limit, again = u.crashes, u.Policy.Crashes, true
+	}
+	u.mu.Unlock()
+	st := func(s *clusterv1.UnitStatus) {
+		s.State, s.Trace, s.Failure, s.Attempts, s.MaxAttempts = clusterv1.State_STATE_FAILED, trace(err), kind, int32(n), int32(limit)
+	}
+	if !again || limit > 0 && n >= limit {
+		u.Logger.Error("task failed", "err", err, "attempt", n, "limit", limit)
+		u.report(st)
 		<-ctx.Done()
 		return false
 	}
 	wait := backoff(u.Policy, failures)
-	u.Logger.Warn("task failed, will try again", "err", err, "attempt", failures, "in", wait.Round(time.Millisecond))
-	u.set(clusterv1.State_STATE_FAILED, trace(err), time.Now().Add(wait), failures)
+	u.Logger.Warn("task failed, will try again", "err", err, "attempt", n, "limit", limit, "in", wait.Round(time.Millisecond))
+	u.report(func(s *clusterv1.UnitStatus) {
+		st(s)
+		s.RetryAtUnixMs, s.Move = time.Now().Add(wait).UnixMilli(), u.Policy.Move > 0 && failures >= u.Policy.Move
+	})
 	select {
 	case <-ctx.Done():
 		return false
 	case <-time.After(wait):
 		return true
 	}
+}
+
+// crash names the kind of failure that the task's code did not answer for itself; empty: it was an ordinary error.
+func crash(err error) string {
+	if _, ok := errors.AsType[*HangError](err); ok {
+		return "hang"
+	}
+	if _, ok := errors.AsType[*PanicError](err); ok {
+		return "panic"
+	}
+	return ""
 }
 
 func backoff(p Policy, failures int) time.Duration {
@@ -117,44 +140,75 @@ func backoff(p Policy, failures int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// once runs one attempt on its own goroutine, catches its panic, and leaves it behind when it does not end (I9).
-func (u *Unit) once(ctx context.Context, attempt Attempt, started func()) error {
+// once runs one attempt on its own goroutine, catches its panic, and leaves it behind when it hangs or does not end (I9).
+func (u *Unit) once(ctx context.Context, attempt Attempt) error {
+	run, cancel := context.WithCancel(ctx)
+	defer cancel()
+	live := newLive(u.Up)
+	u.Progress.follow(live, u.Policy.Stall, u.Gate)
 	done := make(chan error, 1)
-	var live sync.Mutex // guards: left
-	left := false
 	go func() {
 		defer func() {
 			if p := recover(); p != nil {
 				u.Logger.Error("task panicked", "panic", p, "stack", string(debug.Stack()))
-				done <- fmt.Errorf("panic: %v", p)
+				done <- &PanicError{p}
 			}
 		}()
-		done <- attempt(ctx, func() {
-			live.Lock()
-			defer live.Unlock()
-			if !left {
-				started()
-			}
-		})
+		done <- attempt(run, live)
 	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
+	began := time.Now()
+	tick := time.NewTicker(u.Policy.tick())
+	defer tick.Stop()
+	var why error
+	for why == nil {
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			why = ctx.Err()
+		case <-tick.C:
+			live.look(u.Gate.Paused(), u.Progress.lag.Load())
+			// One that does well for a while has a clean slate.
+			if live.calmSince().Sub(began) > u.Policy.Max {
+				u.forgive()
+			}
+			if h := live.hung(u.Policy.Hang); h != nil {
+				why = h
+			}
+		}
 	}
+	cancel()
 	select {
-	case err := <-done:
-		return err
+	case <-done:
 	case <-time.After(u.Policy.Grace):
+		live.cut()
+		u.Logger.Error("task did not stop in time and was cut off", "grace", u.Policy.Grace)
 	}
-	live.Lock()
-	left = true
-	live.Unlock()
-	if u.CutOff != nil {
-		u.CutOff()
+	return why
+}
+
+// forgive forgets the failures of a unit that is up.
+func (u *Unit) forgive() {
+	u.mu.Lock()
+	failed := u.failures > 0 && u.up()
+	if failed {
+		u.failures, u.crashes = 0, 0
 	}
-	u.Logger.Error("task did not stop in time and was cut off", "grace", u.Policy.Grace)
-	return ctx.Err()
+	u.mu.Unlock()
+	if failed {
+		u.Up()
+	}
+}
+
+// tick is how often an attempt is looked at.
+func (p Policy) tick() time.Duration {
+	d := time.Second
+	for _, limit := range []time.Duration{p.Stall, p.Hang} {
+		if limit > 0 {
+			d = min(d, max(limit/4, 10*time.Millisecond))
+		}
+	}
+	return d
 }
 
 // trace is what status shows: the cause on the first line, which is all that many tools show.
@@ -168,33 +222,42 @@ func trace(err error) string {
 
 // Up reports that the unit works: running, or paused when its gate is shut.
 func (u *Unit) Up() {
-	s := clusterv1.State_STATE_RUNNING
-	if u.Gate.Paused() {
-		s = clusterv1.State_STATE_PAUSED
-	}
-	u.set(s, "", time.Time{}, 0)
+	u.report(func(s *clusterv1.UnitStatus) {
+		s.State, s.Trace, s.Failure = clusterv1.State_STATE_RUNNING, "", ""
+		if u.Gate.Paused() {
+			s.State = clusterv1.State_STATE_PAUSED
+		}
+		if u.failures == 0 {
+			s.Attempts, s.MaxAttempts = 0, 0
+		}
+	})
 }
 
 // Pause shuts or opens the gate and reports it, unless the unit is not up.
 func (u *Unit) Pause(paused bool) {
 	u.Gate.Set(paused)
 	u.mu.Lock()
-	up := u.status.State == clusterv1.State_STATE_RUNNING || u.status.State == clusterv1.State_STATE_PAUSED
+	up := u.up()
 	u.mu.Unlock()
 	if up {
 		u.Up()
 	}
 }
 
-func (u *Unit) set(s clusterv1.State, trace string, retry time.Time, attempts int) {
+// up reports whether the last status says that the unit works. With mu held.
+func (u *Unit) up() bool {
+	return u.last != nil && (u.last.State == clusterv1.State_STATE_RUNNING || u.last.State == clusterv1.State_STATE_PAUSED)
+}
+
+// report changes the status and hands a copy on.
+func (u *Unit) report(change func(*clusterv1.UnitStatus)) {
 	u.mu.Lock()
-	u.status.State = s
-	u.mu.Unlock()
-	st := &clusterv1.UnitStatus{
-		Unit: &clusterv1.Unit{Connector: u.Connector, Task: u.Task}, Epoch: u.Epoch, State: s, Trace: trace, Attempts: int32(attempts),
+	defer u.mu.Unlock()
+	next := &clusterv1.UnitStatus{Unit: &clusterv1.Unit{Connector: u.Connector, Task: u.Task}, Epoch: u.Epoch}
+	if u.last != nil {
+		next = proto.CloneOf(u.last)
 	}
-	if !retry.IsZero() {
-		st.RetryAtUnixMs = retry.UnixMilli()
-	}
-	u.Report(st)
+	change(next)
+	u.last = next
+	u.Report(next)
 }

@@ -7,6 +7,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,13 @@ type Decoder interface {
 // commitEvery bounds how often group offsets are stored while records flow; they also are when the input runs dry.
 const commitEvery = 200 * time.Millisecond
 
+// fetchBytes is how much is read at a time when max.bytes.in.flight leaves room for it.
+const fetchBytes = 8 << 20
+
 // Run runs the task until ctx ends or it fails.
-func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decoder, started func()) error {
+func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decoder) error {
+	connected := d.Live.Enter(runner.WaitConnect)
+	defer connected()
 	admin, err := kafka.NewAdmin(ctx, d.Kafka)
 	if err != nil {
 		return err
@@ -43,10 +49,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decod
 		return err
 	}
 	defer task.Close()
-	err = task.Open(ctx, connectors.TaskContext{
-		Connector: d.Connector, Task: d.Task, Tasks: d.Tasks, Epoch: d.Epoch, Config: d.Config, Logger: d.Logger, Report: d.Progress.Report,
-	})
-	if err != nil {
+	if err := open(ctx, d, task); err != nil {
 		return err
 	}
 	stored, err := storedOffsets(ctx, d, task, admin, mine)
@@ -57,19 +60,29 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decod
 	if err != nil {
 		return err
 	}
-	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{})
+	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{MaxBytes: d.Settings.FetchBytes(fetchBytes)})
 	if err != nil {
 		return err
 	}
 	defer consumer.Close()
+	undo := d.Live.OnCut(func() { _ = consumer.Close() })
+	defer undo()
 	consumer.Assign(from)
-	l := &loop{Deps: d, task: task, dec: dec, admin: admin, consumer: consumer, done: from, stored: map[kafka.TopicPartition]int64{}}
+	l := &loop{Deps: d, task: task, dec: dec, admin: admin, consumer: consumer, done: from, stored: map[kafka.TopicPartition]int64{}, failed: map[place]bool{}}
 	defer l.close()
-	started()
+	connected()
+	d.Live.Started()
 	g, run := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.WatchInput(run, admin, mine) })
 	g.Go(func() error { return l.run(run) })
 	return g.Wait()
+}
+
+func open(ctx context.Context, d runner.Deps, task connectors.SinkTask) error {
+	defer d.Live.Call(runner.WaitOpen)()
+	return task.Open(ctx, connectors.TaskContext{
+		Connector: d.Connector, Task: d.Task, Tasks: d.Tasks, Epoch: d.Epoch, Config: d.Config, Logger: d.Logger, Report: d.Progress.Report,
+	})
 }
 
 // storedOffsets are the target's own where it keeps some, else the group's.
@@ -108,9 +121,17 @@ type loop struct {
 
 	records []record.Record
 	from    []kafka.Fetched // the message of each record
+	failed  map[place]bool  // messages of the batch that went to errors.tolerance
 	done    map[kafka.TopicPartition]int64
 	stored  map[kafka.TopicPartition]int64
 	last    time.Time
+}
+
+// place is where a message stands.
+type place struct {
+	topic     string
+	partition int32
+	offset    int64
 }
 
 func (l *loop) close() {
@@ -132,7 +153,10 @@ func (l *loop) run(ctx context.Context) error {
 			return err
 		}
 		for len(msgs) > 0 {
-			n := min(len(msgs), l.Settings.MaxRecords)
+			n := l.Throttle.Cut(l.Settings.Cut(msgs))
+			if err := l.Throttle.Wait(ctx, l.Live, n); err != nil {
+				return err
+			}
 			if err := l.put(ctx, msgs[:n]); err != nil {
 				return err
 			}
@@ -151,6 +175,7 @@ func (l *loop) run(ctx context.Context) error {
 func (l *loop) poll(ctx context.Context) ([]kafka.Fetched, error) {
 	wait, cancel := context.WithTimeout(ctx, commitEvery)
 	defer cancel()
+	defer l.Live.Enter(runner.WaitInput)()
 	msgs, err := l.consumer.Poll(wait)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -167,6 +192,7 @@ func (l *loop) poll(ctx context.Context) ([]kafka.Fetched, error) {
 
 // put takes one batch through to the target.
 func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
+	defer l.Live.Enter(runner.WaitPut)()
 	l.records, l.from = l.records[:0], l.from[:0]
 	bytes := 0
 	for _, m := range msgs {
@@ -188,29 +214,22 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
+	clear(l.failed)
 	for len(l.records) > 0 {
-		err := l.task.Put(ctx, l.records)
-		var blamed *connectors.RecordError
+		err := l.Settings.Retry.Do(ctx, func() error { return l.deliver(ctx) })
 		if err == nil {
 			break
 		}
-		if !errors.As(err, &blamed) || blamed.Index < 0 || blamed.Index >= len(l.records) {
+		guilty := connectors.Blamed(err)
+		if len(guilty) == 0 {
 			return err
 		}
-		if err := l.fail(ctx, l.from[blamed.Index], deadletter.StagePut, blamed.Err); err != nil {
+		if err := l.condemn(ctx, guilty); err != nil {
 			return err
 		}
-		// The others are put again; a repeated put of the same record changes nothing (I3).
-		l.records = slices.Delete(l.records, blamed.Index, blamed.Index+1)
-		l.from = slices.Delete(l.from, blamed.Index, blamed.Index+1)
 	}
-	if err := l.task.Flush(ctx); err != nil {
+	if err := l.buried(ctx); err != nil {
 		return err
-	}
-	if l.dead != nil {
-		if err := l.dead.Commit(ctx); err != nil {
-			return fmt.Errorf("dead letter queue: %w", err)
-		}
 	}
 	for _, m := range msgs {
 		tp := kafka.TopicPartition{Topic: m.Topic, Partition: m.Partition}
@@ -218,6 +237,59 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 		l.Progress.Newest(m.TimestampMS)
 	}
 	l.Progress.Committed(len(msgs), bytes)
+	return nil
+}
+
+// deliver takes the batch through to the target. When ctx has ended meanwhile somebody else may have the task, so nothing follows.
+func (l *loop) deliver(ctx context.Context) error {
+	leave := l.Live.Call(runner.WaitPut)
+	err := l.task.Put(ctx, l.records)
+	leave()
+	if err != nil || ctx.Err() != nil {
+		return cmp.Or(err, ctx.Err())
+	}
+	defer l.Live.Call(runner.WaitFlush)()
+	if err := l.task.Flush(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// condemn takes the guilty out of the batch and hands them to errors.tolerance. The others are put again; a repeated put of the same record
+// changes nothing (I3).
+func (l *loop) condemn(ctx context.Context, guilty []*connectors.RecordError) error {
+	for _, g := range slices.Backward(guilty) {
+		if g.Index < 0 || g.Index >= len(l.records) {
+			return fmt.Errorf("the connector blames record %d of a batch of %d: %w", g.Index, len(l.records), g.Err)
+		}
+	}
+	for _, g := range guilty {
+		m := l.from[g.Index]
+		at := place{m.Topic, m.Partition, m.Offset}
+		if l.failed[at] {
+			continue // another row of the same message
+		}
+		l.failed[at] = true
+		if err := l.fail(ctx, m, deadletter.StagePut, g.Err); err != nil {
+			return err
+		}
+	}
+	for _, g := range slices.Backward(guilty) {
+		l.records = slices.Delete(l.records, g.Index, g.Index+1)
+		l.from = slices.Delete(l.from, g.Index, g.Index+1)
+	}
+	return nil
+}
+
+// buried waits until the dead letters are durable.
+func (l *loop) buried(ctx context.Context) error {
+	if l.dead == nil {
+		return nil
+	}
+	defer l.Live.Enter(runner.WaitBroker)()
+	if err := l.dead.Commit(ctx); err != nil {
+		return fmt.Errorf("dead letter queue: %w", err)
+	}
 	return nil
 }
 
@@ -239,6 +311,7 @@ func (l *loop) commit(ctx context.Context) error {
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
+	defer l.Live.Enter(runner.WaitBroker)()
 	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if err := l.admin.CommitGroupOffsets(bounded, l.Settings.Group, fresh); err != nil {
@@ -258,6 +331,7 @@ func (l *loop) fail(ctx context.Context, m kafka.Fetched, stage string, cause er
 	if dead == nil {
 		return nil
 	}
+	defer l.Live.Enter(runner.WaitBroker)()
 	if l.dead == nil {
 		if err := l.admin.EnsureTopic(ctx, dead.Topic, l.Settings.DeadTopic); err != nil {
 			return fmt.Errorf("dead letter queue: %w", err)

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,8 +35,10 @@ type Encoder interface {
 // SnapshotHeader marks rows that were read by an initial snapshot; its value is "true".
 const SnapshotHeader = "snapshot"
 
-// Run runs the task until ctx ends or it fails.
-func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Encoder, started func()) error {
+// Run runs the task until ctx ends or it fails. Dead letters are written by dead, which takes anything.
+func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, dead Encoder) error {
+	connected := d.Live.Enter(runner.WaitConnect)
+	defer connected()
 	admin, err := kafka.NewAdmin(ctx, d.Kafka)
 	if err != nil {
 		return err
@@ -59,7 +62,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 		return err
 	}
 	defer producer.Close()
-	undo := d.OnCut(func() { _ = producer.Close() })
+	undo := d.Live.OnCut(func() { _ = producer.Close() })
 	defer undo()
 
 	sc := connectors.SourceContext{
@@ -70,16 +73,20 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 			return kafka.ReadOffset(ctx, d.Kafka, offsets, d.Connector, partition)
 		},
 	}
+	connected()
 	defer task.Close()
-	if err := task.Open(ctx, sc); err != nil {
+	opened := d.Live.Call(runner.WaitOpen)
+	err = task.Open(ctx, sc)
+	opened()
+	if err != nil {
 		return err
 	}
-	started()
+	d.Live.Started()
 	d.Signals.Set(task)
 	defer d.Signals.Set(nil)
 
 	l := &loop{
-		Deps: d, task: task, enc: enc, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
+		Deps: d, task: task, enc: enc, dead: dead, admin: admin, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
 		budget: semaphore.NewWeighted(int64(d.Settings.MaxBytes)), bundles: make(chan *bundle, bundlesMax),
 		blocks: make(chan []byte, max(1, d.Settings.MaxBytes/blockSize)),
 	}
@@ -87,6 +94,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc Enc
 	bundles := make(chan *bundle, bundlesMax)
 	g.Go(func() error { return l.poll(run, bundles) })
 	g.Go(func() error { return l.commitAll(run, bundles) })
+	g.Go(func() error { return l.watchBacklog(run) })
 	return g.Wait()
 }
 
@@ -100,7 +108,8 @@ const (
 type loop struct {
 	runner.Deps
 	task         connectors.SourceTask
-	enc          Encoder
+	enc, dead    Encoder
+	admin        *kafka.Admin
 	producer     *kafka.Producer
 	topics       *runner.Topics
 	offsetsTopic string
@@ -108,7 +117,9 @@ type loop struct {
 	budget  *semaphore.Weighted
 	bundles chan *bundle // to use again
 	blocks  chan []byte
-	common  headers // owned by poll
+	common  headers       // owned by poll
+	buried  bool          // the dead letter queue is there; owned by poll
+	polls   atomic.Uint64 // batches that came
 
 	// The transaction in the making; owned by commitAll. The last of its bundles is not sent yet.
 	txn     []*bundle
@@ -128,10 +139,28 @@ type bundle struct {
 }
 
 func (l *loop) poll(ctx context.Context, out chan<- *bundle) error {
+	// Poll's context ends every now and then, so that one that waits is told from one that is deaf. It serves many polls: a busy source
+	// pays for no timer.
+	slice, end := context.WithTimeout(ctx, runner.PollSlice)
+	defer func() { end() }()
 	for {
 		l.Gate.Wait(ctx.Done())
-		batch, err := l.task.Poll(ctx)
+		if slice.Err() != nil {
+			end()
+			next, cancel := context.WithTimeout(ctx, runner.PollSlice)
+			slice, end = next, cancel //nolint:fatcontext // a child of ctx, not of the one that it replaces
+		}
+		leave := l.Live.Call(runner.WaitSource)
+		batch, err := l.task.Poll(slice)
+		leave()
 		if err != nil {
+			if errors.Is(err, context.DeadlineExceeded) && slice.Err() != nil && ctx.Err() == nil {
+				continue
+			}
+			return err
+		}
+		l.polls.Add(1)
+		if err := l.Throttle.Wait(ctx, l.Live, len(batch.Records)); err != nil {
 			return err
 		}
 		b, err := l.convert(ctx, batch)
@@ -152,6 +181,7 @@ func (l *loop) poll(ctx context.Context, out chan<- *bundle) error {
 
 // convert makes a batch's messages and releases it.
 func (l *loop) convert(ctx context.Context, batch *connectors.Batch) (*bundle, error) {
+	defer l.Live.Enter(runner.WaitBroker)() // topics are made on the way
 	b := &bundle{}
 	select {
 	case b = <-l.bundles:
@@ -272,6 +302,7 @@ func (l *loop) take(ctx context.Context, b *bundle) error {
 		l.offsets[string(key)] = b.offset
 	}
 	if n := len(l.txn); n > 0 {
+		defer l.Live.Enter(runner.WaitBroker)()
 		if err := l.producer.Send(ctx, l.txn[n-1].msgs); err != nil {
 			return tooLarge(err)
 		}
@@ -299,12 +330,7 @@ func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 		}
 	}
 	if err != nil {
-		// I5: nothing is left out unless the config says so, and then it is counted.
-		_, fatal := l.Settings.Dead.Handle(kafka.Fetched{Topic: r.Topic, Partition: r.Partition, Offset: -1}, deadletter.StageConverter, err)
-		if fatal == nil {
-			l.Progress.Dropped(1)
-		}
-		return fatal
+		return l.refuse(ctx, b, r, err)
 	}
 	change, _ := r.Value.(*record.ChangeEvent)
 	m.Headers = l.common.of(envelopeOf(r), change != nil && change.Source.Snapshot)
@@ -318,6 +344,38 @@ func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 	}
 	b.bytes += len(m.Key) + len(m.Value)
 	b.msgs = append(b.msgs, m)
+	return nil
+}
+
+// refuse hands a record that can't be converted to errors.tolerance. Its dead letter is written by another converter, which takes anything,
+// and is part of the transaction, so it is there exactly once.
+func (l *loop) refuse(ctx context.Context, b *bundle, r *record.Record, cause error) error {
+	at := kafka.Fetched{Topic: r.Topic, Offset: -1, TimestampMS: r.TimestampMS}
+	key, okKey, keyErr := l.dead.Key(nil, r.Topic, r.Key)
+	value, okValue, valueErr := l.dead.Value(nil, r.Topic, r.Value)
+	if okKey {
+		at.Key = key
+	}
+	if okValue {
+		at.Value = value
+	}
+	// I5: nothing is left out unless the config says so, and then it is counted.
+	m, err := l.Settings.Dead.Handle(at, deadletter.StageConverter, errors.Join(cause, keyErr, valueErr))
+	if err != nil {
+		return err
+	}
+	l.Progress.Dropped(1)
+	if m == nil {
+		return nil
+	}
+	if !l.buried {
+		if err := l.admin.EnsureTopic(ctx, m.Topic, l.Settings.DeadTopic); err != nil {
+			return fmt.Errorf("dead letter queue: %w", err)
+		}
+		l.buried = true
+	}
+	b.bytes += len(m.Key) + len(m.Value)
+	b.msgs = append(b.msgs, *m)
 	return nil
 }
 
@@ -374,6 +432,29 @@ var snapshotMark = []kafka.Header{{Key: SnapshotHeader, Value: []byte("true")}}
 
 // commit adds the offsets and commits.
 func (l *loop) commit(ctx context.Context) error {
+	if err := l.durable(ctx); err != nil {
+		return err
+	}
+	l.Progress.Committed(l.records, l.bytes)
+	for _, b := range l.txn {
+		l.Progress.Newest(b.newest)
+		l.recycle(b)
+	}
+	for _, o := range l.offsets {
+		// I2: only now is everything up to o durable.
+		leave := l.Live.Call(runner.WaitConfirm)
+		err := l.task.Committed(ctx, o)
+		leave()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// durable sends what is left of the transaction, with the offsets, and commits it.
+func (l *loop) durable(ctx context.Context) error {
+	defer l.Live.Enter(runner.WaitBroker)()
 	last := l.txn[len(l.txn)-1]
 	bounded, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -401,21 +482,7 @@ func (l *loop) commit(ctx context.Context) error {
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
-	if err := l.producer.Commit(bounded); err != nil {
-		return tooLarge(err)
-	}
-	l.Progress.Committed(l.records, l.bytes)
-	for _, b := range l.txn {
-		l.Progress.Newest(b.newest)
-		l.recycle(b)
-	}
-	for _, o := range l.offsets {
-		// I2: only now is everything up to o durable.
-		if err := l.task.Committed(ctx, o); err != nil {
-			return err
-		}
-	}
-	return nil
+	return tooLarge(l.producer.Commit(bounded))
 }
 
 // tooLarge adds the way out to the broker's refusal.

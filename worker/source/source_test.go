@@ -93,14 +93,12 @@ func (b bench) run(t *testing.T, task *counter, s runner.Settings) error {
 		Logger: slog.New(slog.DiscardHandler), Connector: "counter", Tasks: 1, Settings: s,
 	}
 	d.Settings.Creation.Default = kafka.TopicConfig{Partitions: 1, Replication: 1, Configs: map[string]string{"max.message.bytes": "8000000"}}
-	d, cut := d.WithCutter()
-	defer cut()
 	enc, err := convert.NewEncoder(convert.Config{Key: convert.String, Value: convert.String})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, d, task, enc, func() {}) }()
+	go func() { ended <- Run(ctx, d, task, enc, enc) }()
 	select {
 	case err := <-ended:
 		return err

@@ -1453,9 +1453,14 @@ type UnitStatus struct {
 	Trace string `protobuf:"bytes,4,opt,name=trace,proto3" json:"trace,omitempty"`
 	// With FAILED: when the worker tries again by itself, Unix ms; 0: never, somebody has to act.
 	RetryAtUnixMs int64 `protobuf:"varint,5,opt,name=retry_at_unix_ms,json=retryAtUnixMs,proto3" json:"retry_at_unix_ms,omitempty"`
-	// How many times in a row it has failed.
-	Attempts      int32     `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Progress      *Progress `protobuf:"bytes,7,opt,name=progress,proto3" json:"progress,omitempty"`
+	// How many times in a row it has failed, and how many times it may; 0: without limit.
+	Attempts    int32     `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Progress    *Progress `protobuf:"bytes,7,opt,name=progress,proto3" json:"progress,omitempty"`
+	MaxAttempts int32     `protobuf:"varint,8,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
+	// It has failed here as often as restart.move.after says: another worker may do better.
+	Move bool `protobuf:"varint,9,opt,name=move,proto3" json:"move,omitempty"`
+	// What kind of failure the last one was: "" (an error), "hang" or "panic".
+	Failure       string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1539,6 +1544,27 @@ func (x *UnitStatus) GetProgress() *Progress {
 	return nil
 }
 
+func (x *UnitStatus) GetMaxAttempts() int32 {
+	if x != nil {
+		return x.MaxAttempts
+	}
+	return 0
+}
+
+func (x *UnitStatus) GetMove() bool {
+	if x != nil {
+		return x.Move
+	}
+	return false
+}
+
+func (x *UnitStatus) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
 // Progress is what a task has done since it started under this epoch, and where it stands.
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1554,7 +1580,9 @@ type Progress struct {
 	LagMs            int64 `protobuf:"varint,7,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"`
 	LastCommitUnixMs int64 `protobuf:"varint,8,opt,name=last_commit_unix_ms,json=lastCommitUnixMs,proto3" json:"last_commit_unix_ms,omitempty"`
 	// What the task says of itself: phase (snapshot, streaming), position, rows done; bounded, for people.
-	Detail        map[string]string `protobuf:"bytes,9,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Detail map[string]string `protobuf:"bytes,9,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Set while the task does not move though there is something to do.
+	Stall         *Stall `protobuf:"bytes,10,opt,name=stall,proto3" json:"stall,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1650,6 +1678,76 @@ func (x *Progress) GetDetail() map[string]string {
 		return x.Detail
 	}
 	return nil
+}
+
+func (x *Progress) GetStall() *Stall {
+	if x != nil {
+		return x.Stall
+	}
+	return nil
+}
+
+// Stall says since when a task does not move, and what it waits for.
+type Stall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as "sink put" or "broker ack".
+	WaitsFor    string `protobuf:"bytes,1,opt,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
+	SinceUnixMs int64  `protobuf:"varint,2,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	// Time of the newest record that was done; 0: none.
+	LastRecordUnixMs int64 `protobuf:"varint,3,opt,name=last_record_unix_ms,json=lastRecordUnixMs,proto3" json:"last_record_unix_ms,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Stall) Reset() {
+	*x = Stall{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stall) ProtoMessage() {}
+
+func (x *Stall) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stall.ProtoReflect.Descriptor instead.
+func (*Stall) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Stall) GetWaitsFor() string {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return ""
+}
+
+func (x *Stall) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
+func (x *Stall) GetLastRecordUnixMs() int64 {
+	if x != nil {
+		return x.LastRecordUnixMs
+	}
+	return 0
 }
 
 var File_cluster_v1_cluster_proto protoreflect.FileDescriptor
@@ -1755,7 +1853,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06config\x18\x01 \x03(\v2+.millrace.cluster.v1.TaskConfig.ConfigEntryR\x06config\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x02\n" +
 	"\n" +
 	"UnitStatus\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
@@ -1764,7 +1862,11 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x05trace\x18\x04 \x01(\tR\x05trace\x12'\n" +
 	"\x10retry_at_unix_ms\x18\x05 \x01(\x03R\rretryAtUnixMs\x12\x1a\n" +
 	"\battempts\x18\x06 \x01(\x05R\battempts\x129\n" +
-	"\bprogress\x18\a \x01(\v2\x1d.millrace.cluster.v1.ProgressR\bprogress\"\xa3\x03\n" +
+	"\bprogress\x18\a \x01(\v2\x1d.millrace.cluster.v1.ProgressR\bprogress\x12!\n" +
+	"\fmax_attempts\x18\b \x01(\x05R\vmaxAttempts\x12\x12\n" +
+	"\x04move\x18\t \x01(\bR\x04move\x12\x18\n" +
+	"\afailure\x18\n" +
+	" \x01(\tR\afailure\"\xd5\x03\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"records_in\x18\x01 \x01(\x04R\trecordsIn\x12\x1f\n" +
@@ -1777,10 +1879,16 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"lagRecords\x12\x15\n" +
 	"\x06lag_ms\x18\a \x01(\x03R\x05lagMs\x12-\n" +
 	"\x13last_commit_unix_ms\x18\b \x01(\x03R\x10lastCommitUnixMs\x12A\n" +
-	"\x06detail\x18\t \x03(\v2).millrace.cluster.v1.Progress.DetailEntryR\x06detail\x1a9\n" +
+	"\x06detail\x18\t \x03(\v2).millrace.cluster.v1.Progress.DetailEntryR\x06detail\x120\n" +
+	"\x05stall\x18\n" +
+	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*x\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"w\n" +
+	"\x05Stall\x12\x1b\n" +
+	"\twaits_for\x18\x01 \x01(\tR\bwaitsFor\x12\"\n" +
+	"\rsince_unix_ms\x18\x02 \x01(\x03R\vsinceUnixMs\x12-\n" +
+	"\x13last_record_unix_ms\x18\x03 \x01(\x03R\x10lastRecordUnixMs*x\n" +
 	"\vTargetState\x12\x1c\n" +
 	"\x18TARGET_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14TARGET_STATE_RUNNING\x10\x01\x12\x17\n" +
@@ -1812,7 +1920,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -1838,14 +1946,15 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*TaskConfig)(nil),    // 21: millrace.cluster.v1.TaskConfig
 	(*UnitStatus)(nil),    // 22: millrace.cluster.v1.UnitStatus
 	(*Progress)(nil),      // 23: millrace.cluster.v1.Progress
-	nil,                   // 24: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 25: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 26: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 27: millrace.cluster.v1.Progress.DetailEntry
+	(*Stall)(nil),         // 24: millrace.cluster.v1.Stall
+	nil,                   // 25: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 26: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 27: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 28: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
-	24, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	25, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	5,  // 2: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 3: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
 	13, // 4: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
@@ -1865,24 +1974,25 @@ var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	19, // 18: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
 	12, // 19: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
 	0,  // 20: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	25, // 21: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	26, // 21: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
 	21, // 22: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	26, // 23: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	27, // 23: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
 	12, // 24: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
 	1,  // 25: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
 	23, // 26: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	27, // 27: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	3,  // 28: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	6,  // 29: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	8,  // 30: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 31: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	7,  // 32: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	9,  // 33: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	31, // [31:34] is the sub-list for method output_type
-	28, // [28:31] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	28, // 27: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	24, // 28: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 29: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	6,  // 30: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	8,  // 31: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 32: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	7,  // 33: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	9,  // 34: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	32, // [32:35] is the sub-list for method output_type
+	29, // [29:32] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -1906,7 +2016,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
