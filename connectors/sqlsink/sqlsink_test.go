@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -263,4 +264,97 @@ func BenchmarkUpsert(b *testing.B) {
 		}
 	}
 	b.ReportMetric(5000*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+}
+
+// The server refuses some rows of a batch: each is blamed by its index, nothing of the batch is kept, and all the others pass without them. A
+// change that a refused one of the same key had replaced is written then.
+func TestBlame(t *testing.T) {
+	servers(t, func(t *testing.T, s testkit.Server, db *sql.DB, name string) {
+		if _, err := db.ExecContext(t.Context(), "CREATE TABLE t (id int PRIMARY KEY, v varchar(5), CHECK (v <> 'evil'));"+
+			"CREATE TABLE child (id int PRIMARY KEY, parent int, FOREIGN KEY (parent) REFERENCES t(id));"+
+			"INSERT INTO t VALUES (900,'x'),(901,'y'); INSERT INTO child VALUES (1,900)"); err != nil {
+			t.Fatal(err)
+		}
+		table := &record.Table{Database: "d", Name: "t", Columns: []record.Column{column("id", "int"), column("v", "varchar(50)")}, Key: []int{0}}
+		row := func(id int64, v string) record.Row { return record.Row{record.Int(id), text(v)} }
+		var list []record.Record
+		add := func(op record.Op, r record.Row) int {
+			e := &record.ChangeEvent{Table: table, Op: op, After: r}
+			if op == record.OpDelete {
+				e.Before, e.After = r, nil
+			}
+			list = append(list, record.Record{Topic: "t", Offset: int64(len(list)), Value: e})
+			return len(list) - 1
+		}
+		want := map[int]string{}
+		for i := range 700 {
+			switch i {
+			case 3, 555:
+				want[add(record.OpCreate, row(int64(i), "too long a text"))] = "'v'"
+			case 600:
+				want[add(record.OpCreate, row(3_000_000_000, "ok"))] = "'id'"
+			case 601:
+				want[add(record.OpCreate, row(601, "evil"))] = ""
+			default:
+				add(record.OpCreate, row(int64(i), "ok"))
+			}
+		}
+		want[add(record.OpUpdate, row(10, "much too long"))] = "'v'"
+		want[add(record.OpDelete, row(900, "x"))] = "child"
+		add(record.OpDelete, row(901, "y"))
+
+		k := open2(t, s, name, 1, BatchSize, "200")
+		if _, err := k.Offsets(t.Context(), []connectors.TopicPartition{tp0}); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Put(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+		blamed := connectors.Blamed(k.Flush(t.Context()))
+		if len(blamed) != len(want) {
+			t.Fatalf("%d blamed, want %d: %v", len(blamed), len(want), blamed)
+		}
+		for _, b := range blamed {
+			if says, ok := want[b.Index]; !ok || !strings.Contains(b.Err.Error(), says) {
+				t.Errorf("record %d is blamed for %v, want %q", b.Index, b.Err, says)
+			}
+		}
+		count := func(where string) (n int) {
+			if err := db.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM t WHERE "+where).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if n := count("id<900"); n != 0 {
+			t.Errorf("%d rows of the refused batch were kept", n)
+		}
+		for _, b := range slices.Backward(blamed) {
+			list = slices.Delete(list, b.Index, b.Index+1)
+		}
+		if err := k.Put(t.Context(), list); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := count("id<900"); n != 696 {
+			t.Errorf("%d rows, want the 696 good ones", n)
+		}
+		if n := count("id=10 AND v='ok' OR id=900"); n != 2 {
+			t.Errorf("the earlier change of row 10 and the row with a child: %d of 2 are there", n)
+		}
+		if n := count("id=901"); n != 0 {
+			t.Error("the good delete was not carried out")
+		}
+		// What is wrong with the table is no row's fault.
+		if _, err := db.ExecContext(t.Context(), "ALTER TABLE t DROP COLUMN v"); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Put(t.Context(), list[:1]); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Flush(t.Context()); err == nil || connectors.Blamed(err) != nil {
+			t.Errorf("a column that is gone: %v", err)
+		}
+	})
 }

@@ -146,7 +146,7 @@ func createSQL(name string, src *record.Table) (string, error) {
 	return b.String(), nil
 }
 
-func (tgt *target) deleteSQL(list []change) (string, []any) {
+func (tgt *target) deleteSQL(list []change) (string, []any, error) {
 	src := list[0].table
 	var b strings.Builder
 	fmt.Fprintf(&b, "DELETE FROM %s WHERE (", quote(tgt.name))
@@ -168,7 +168,7 @@ func (tgt *target) deleteSQL(list []change) (string, []any) {
 		}
 	}
 	b.WriteByte(')')
-	return b.String(), args
+	return b.String(), args, nil
 }
 
 func (tgt *target) upsertSQL(list []change) (string, []any, error) {

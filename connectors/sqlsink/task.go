@@ -46,6 +46,7 @@ type change struct {
 	row   record.Row // nil: delete
 	key   record.Row // of a delete: the row that holds the key
 	at    int        // position in keys
+	index int        // of its record in the batch
 }
 
 // Open implements connectors.SinkTask.
@@ -104,9 +105,10 @@ func (t *task) Offsets(ctx context.Context, partitions []connectors.TopicPartiti
 func (t *task) Put(ctx context.Context, records []record.Record) error {
 	for i := range records {
 		r := &records[i]
-		if err := t.take(ctx, r); err != nil {
-			if connectors.IsRetriable(err) {
-				return err
+		if err := t.take(ctx, r, i); err != nil {
+			t.reset()
+			if _, server := errors.AsType[*mysql.MySQLError](err); server && !refused(err) || connectors.IsRetriable(err) {
+				return err // not this record's fault
 			}
 			return &connectors.RecordError{Index: i, Err: err}
 		}
@@ -116,7 +118,14 @@ func (t *task) Put(ctx context.Context, records []record.Record) error {
 	return nil
 }
 
-func (t *task) take(ctx context.Context, r *record.Record) error {
+// reset forgets what was put and not flushed: it comes again.
+func (t *task) reset() {
+	clear(t.pending)
+	clear(t.offsets)
+	t.order = t.order[:0]
+}
+
+func (t *task) take(ctx context.Context, r *record.Record, index int) error {
 	if r.Value == nil {
 		return nil // a tombstone: its delete came before it
 	}
@@ -154,8 +163,11 @@ func (t *task) take(ctx context.Context, r *record.Record) error {
 	if err := t.fit(ctx, p.t, c.Table); err != nil {
 		return err
 	}
-	ch := change{table: c.Table, row: c.After, key: c.After}
+	ch := change{table: c.Table, row: c.After, key: c.After, index: index}
 	if c.Op == record.OpDelete {
+		if c.Before == nil {
+			return errors.New("the delete does not say which row it deletes")
+		}
 		ch.row, ch.key = nil, c.Before
 	} else {
 		for n := range c.After {
@@ -163,10 +175,10 @@ func (t *task) take(ctx context.Context, r *record.Record) error {
 				return fmt.Errorf("the row lacks column %q; the sql sink needs whole rows (binlog_row_image=FULL)", c.Table.Columns[n].Name)
 			}
 		}
-		if c.Op == record.OpUpdate {
+		if c.Op == record.OpUpdate && c.Before != nil {
 			// A changed key that came as one update: the old row goes.
 			if old, now := keyOf(c.Table, c.Before), keyOf(c.Table, c.After); old != now {
-				p.put(old, change{table: c.Table, key: c.Before})
+				p.put(old, change{table: c.Table, key: c.Before, index: index})
 			}
 		}
 	}
@@ -205,6 +217,7 @@ func (t *task) Flush(ctx context.Context) error {
 	if len(t.offsets) == 0 {
 		return nil
 	}
+	defer t.reset() // what fails is put again
 	tx, err := t.db.BeginTx(ctx, nil)
 	if err != nil {
 		return t.failure("begin", err)
@@ -224,22 +237,27 @@ func (t *task) Flush(ctx context.Context) error {
 			return fmt.Errorf("store the offset of %s-%d: %w", tp.Topic, tp.Partition, errors.Join(ErrFenced, err))
 		}
 	}
+	var guilty []error
 	for _, name := range t.order {
-		if err := t.write(ctx, tx, t.pending[name]); err != nil {
+		found, err := t.write(ctx, tx, t.pending[name])
+		if err != nil {
 			return err
 		}
+		guilty = append(guilty, found...)
+	}
+	if len(guilty) > 0 {
+		// Nothing is kept: a change that a refused one of the same key had replaced must be written now.
+		return errors.Join(guilty...)
 	}
 	if err := tx.Commit(); err != nil {
 		return t.failure("commit", err)
 	}
-	clear(t.pending)
-	clear(t.offsets)
-	t.order = t.order[:0]
 	return nil
 }
 
-// write brings a table's pending changes into it: deletes first, then upserts; each key has one change, so their order is free.
-func (t *task) write(ctx context.Context, tx *sql.Tx, p *pending) error {
+// write brings a table's pending changes into it: deletes first, then upserts; each key has one change, so their order is free. It returns
+// blame for those that the server refuses.
+func (t *task) write(ctx context.Context, tx *sql.Tx, p *pending) (guilty []error, err error) {
 	var deletes, upserts []change
 	for _, k := range p.keys {
 		if k == "" {
@@ -253,10 +271,11 @@ func (t *task) write(ctx context.Context, tx *sql.Tx, p *pending) error {
 	}
 	size := int(t.v.Int(BatchSize))
 	for part := range slices.Chunk(deletes, size) {
-		q, args := p.t.deleteSQL(part)
-		if _, err := tx.ExecContext(ctx, q, args...); err != nil {
-			return t.failure("delete from "+p.t.name, err)
+		found, err := t.apply(ctx, tx, part, p.t.deleteSQL, "delete from "+p.t.name)
+		if err != nil {
+			return nil, err
 		}
+		guilty = append(guilty, found...)
 	}
 	// Rows of one statement have the same columns: those of their table's shape.
 	for len(upserts) > 0 {
@@ -264,16 +283,57 @@ func (t *task) write(ctx context.Context, tx *sql.Tx, p *pending) error {
 		for n < len(upserts) && n < size && upserts[n].table == upserts[0].table {
 			n++
 		}
-		q, args, err := p.t.upsertSQL(upserts[:n])
+		found, err := t.apply(ctx, tx, upserts[:n], p.t.upsertSQL, "write to "+p.t.name)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if _, err := tx.ExecContext(ctx, q, args...); err != nil {
-			return t.failure("write to "+p.t.name, err)
-		}
+		guilty = append(guilty, found...)
 		upserts = upserts[n:]
 	}
-	return nil
+	return guilty, nil
+}
+
+// apply runs one statement for all changes of the list. When the server refuses it, which undoes that statement and no other, it is halved
+// until the guilty are found.
+func (t *task) apply(ctx context.Context, tx *sql.Tx, list []change, build func([]change) (string, []any, error), what string) (guilty []error, err error) {
+	q, args, err := build(list)
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.ExecContext(ctx, q, args...)
+	switch {
+	case err == nil:
+		return nil, nil
+	case !refused(err):
+		return nil, t.failure(what, err)
+	case len(list) == 1:
+		return []error{&connectors.RecordError{Index: list[0].index, Err: fmt.Errorf("%s: %w", what, err)}}, nil
+	}
+	for part := range slices.Chunk(list, (len(list)+1)/2) {
+		found, err := t.apply(ctx, tx, part, build, what)
+		if err != nil {
+			return nil, err
+		}
+		guilty = append(guilty, found...)
+	}
+	return guilty, nil
+}
+
+// refused reports whether an error is about the values of a row, so that other rows may well pass.
+func refused(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	if !ok {
+		return errors.Is(err, mysql.ErrPktTooLarge)
+	}
+	switch me.Number {
+	case 1118, 1265, 1364, 1366, 1411, 1526, 1748, 3819: // row too long, truncated, no default, incorrect values, no partition, CHECK
+		return true
+	}
+	switch string(me.SQLState[:2]) {
+	case "22", "23", "45": // data, integrity, SIGNAL of a trigger
+		return true
+	}
+	return false
 }
 
 // failure says what went wrong with a statement, and whether it may pass.
