@@ -428,6 +428,9 @@ func (c *Coordinator) Statuses(connector string) map[int32]*clusterv1.UnitStatus
 	return out
 }
 
+// Events returns what has happened to a connector's units under this leader. On the leader.
+func (c *Coordinator) Events(connector string) []session.Event { return c.sessions.Events(connector) }
+
 // WorkerAlive reports whether a worker has a lease. On the leader.
 func (c *Coordinator) WorkerAlive(id string) bool { return c.sessions.Alive(id) }
 

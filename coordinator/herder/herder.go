@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/coordinator/session"
 	"github.com/millrace/millrace/coordinator/state"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/config"
@@ -28,6 +29,7 @@ type Cluster interface {
 	Propose(ctx context.Context, c *commandv1.Command) (state.Result, error)
 	View(f func(*state.State))
 	Statuses(connector string) map[int32]*clusterv1.UnitStatus
+	Events(connector string) []session.Event
 	WorkerAlive(id string) bool
 	Restart(ctx context.Context, units []state.UnitID) error
 	Signal(ctx context.Context, u state.UnitID, kind, data string) error
@@ -359,7 +361,7 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 		p := u.s.GetProgress()
 		t := api.TaskProgress{
 			ID: int32(i), State: u.state, Worker: u.worker, Epoch: u.epoch, Error: strings.TrimSpace(u.s.GetTrace()), Attempts: u.s.GetAttempts(),
-			RetryAtUnixMS: u.s.GetRetryAtUnixMs(), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
+			MaxAttempts: u.s.GetMaxAttempts(), RetryAtUnixMS: u.s.GetRetryAtUnixMs(), Stalled: stalled(p.GetStall()), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
 			BytesOut: p.GetBytesOut(), RecordsPerSecond: p.GetRecordsPerSecond(), LagRecords: -1, LagMS: -1, LastCommitUnixMS: p.GetLastCommitUnixMs(),
 			Detail: p.GetDetail(),
 		}
@@ -367,6 +369,31 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 			t.LagRecords, t.LagMS = p.LagRecords, p.LagMs
 		}
 		out.Tasks = append(out.Tasks, t)
+	}
+	return out, nil
+}
+
+func stalled(s *clusterv1.Stall) *api.Stalled {
+	if s == nil {
+		return nil
+	}
+	return &api.Stalled{WaitsFor: s.WaitsFor, SinceUnixMS: s.SinceUnixMs, LastRecordUnixMS: s.LastRecordUnixMs}
+}
+
+// Events returns what has happened to a connector's tasks since the leader began to lead, oldest first.
+func (h *Herder) Events(name string) (*api.Events, error) {
+	if _, err := h.connector(name); err != nil {
+		return nil, err
+	}
+	out := &api.Events{Name: name, Events: []api.Event{}}
+	for _, e := range h.c.Events(name) {
+		x := api.Event{
+			AtUnixMS: e.At.UnixMilli(), Worker: e.Worker, Epoch: e.Epoch, Event: string(e.Kind), Attempt: e.Attempt, MaxAttempts: e.Limit, Detail: e.Detail,
+		}
+		if e.Task != state.PlanningHalf {
+			x.Task = &e.Task
+		}
+		out.Events = append(out.Events, x)
 	}
 	return out, nil
 }

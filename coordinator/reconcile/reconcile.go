@@ -31,6 +31,8 @@ type Loop struct {
 	Sessions *session.Registry
 	Wake     <-chan struct{}
 	Logger   *slog.Logger
+
+	repairs repairs
 }
 
 // every bounds how late a lease that ran out is noticed.
@@ -38,6 +40,7 @@ const every = 100 * time.Millisecond
 
 // Run reconciles until ctx ends or leadership is lost (then it returns nil).
 func (l *Loop) Run(ctx context.Context) error {
+	l.repairs = repairs{}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	var last string
@@ -115,6 +118,8 @@ type want struct {
 	// fresh: its config is newer than its epoch, so it needs a new one.
 	fresh bool
 	now   state.Assignment
+	// config is the index of the connector's config.
+	config uint64
 }
 
 // assign moves units one step nearer to where they should be.
@@ -141,7 +146,7 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 		units = append(units, w.unit)
 		free = append(free, w)
 	}
-	plan := assign.Plan(workers, units, current)
+	plan := assign.Plan(workers, units, l.wishes(free, workers, current))
 	for _, w := range free {
 		u, owner, to := w.unit.ID, current[w.unit.ID], plan[w.unit.ID]
 		a := &commandv1.Assignment{Unit: &commandv1.Unit{Connector: u.Connector, Task: u.Task}, Worker: to, ExpectedEpoch: w.now.Epoch}
@@ -185,7 +190,7 @@ func (l *Loop) wants() (wants []want, changes []*commandv1.Assignment) {
 			now, _ := s.Assignment(u)
 			wanted[u] = true
 			wants = append(wants, want{
-				unit: assign.Unit{ID: u, Labels: placement(c.Config)}, now: now,
+				unit: assign.Unit{ID: u, Labels: placement(c.Config)}, now: now, config: c.ConfigIndex,
 				fresh: task != state.PlanningHalf && now.Epoch < c.Generation,
 			})
 		}

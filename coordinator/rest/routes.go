@@ -50,6 +50,7 @@ func (s *Server) routes() []route {
 		r("admin/loggers/*", map[string]handler{get: later, put: later}),
 		r("millrace/v1/cluster", map[string]handler{get: cluster}),
 		r("millrace/v1/connectors/*/progress", map[string]handler{get: progress}),
+		r("millrace/v1/connectors/*/events", map[string]handler{get: events}),
 		r("millrace/v1/connectors/*/signals", map[string]handler{post: signal}),
 		r("metrics", map[string]handler{get: metrics}),
 	}
@@ -240,6 +241,11 @@ func cluster(s *Server, _ *http.Request) (int, any, error) {
 func progress(s *Server, r *http.Request) (int, any, error) {
 	p, err := s.opts.Herder.Progress(seg(r, 3))
 	return http.StatusOK, p, err
+}
+
+func events(s *Server, r *http.Request) (int, any, error) {
+	e, err := s.opts.Herder.Events(seg(r, 3))
+	return http.StatusOK, e, err
 }
 
 func signal(s *Server, r *http.Request) (int, any, error) {

@@ -44,6 +44,8 @@ type Registry struct {
 	// status by unit, of whichever worker reported the highest epoch.
 	status  map[state.UnitID]*clusterv1.UnitStatus
 	planned map[string]*clusterv1.Planned
+	// events by connector.
+	events map[string][]Event
 	// waiting are the signals that were sent and not answered yet, by id.
 	waiting map[uint64]chan string
 	signals uint64
@@ -71,6 +73,7 @@ func (r *Registry) reset() {
 	r.workers = map[string]*worker{}
 	r.status = map[state.UnitID]*clusterv1.UnitStatus{}
 	r.planned = map[string]*clusterv1.Planned{}
+	r.events = map[string][]Event{}
 	r.waiting = map[uint64]chan string{}
 }
 
@@ -220,6 +223,8 @@ func (r *Registry) take(w *worker, s *clusterv1.UnitStatus) bool {
 	}
 	// I1: a status of an older epoch says nothing about the unit any more.
 	if old := r.status[u]; old == nil || s.Epoch >= old.Epoch {
+		r.tell(w.node.GetId(), old, s)
+		news = news || s.Move != old.GetMove()
 		r.status[u] = s
 	}
 	return news
@@ -312,6 +317,7 @@ func (r *Registry) Forget(exists func(connector string) bool) {
 	defer r.mu.Unlock()
 	maps.DeleteFunc(r.status, func(u state.UnitID, _ *clusterv1.UnitStatus) bool { return !exists(u.Connector) })
 	maps.DeleteFunc(r.planned, func(c string, _ *clusterv1.Planned) bool { return !exists(c) })
+	maps.DeleteFunc(r.events, func(c string, _ []Event) bool { return !exists(c) })
 }
 
 func unitID(u *clusterv1.Unit) state.UnitID {

@@ -168,6 +168,33 @@ type Progress struct {
 	Tasks []TaskProgress `json:"tasks"`
 }
 
+// Stalled says that a task does not move though it has something to do. Kafka Connect's status shows it as RUNNING all the same.
+type Stalled struct {
+	// WaitsFor names what it waits for, such as "sink put" or "broker ack".
+	WaitsFor    string `json:"waits_for"`
+	SinceUnixMS int64  `json:"since_unix_ms"`
+	// LastRecordUnixMS is the time of the newest record that was done; 0: none.
+	LastRecordUnixMS int64 `json:"last_record_unix_ms"`
+}
+
+// Events answers GET /millrace/v1/connectors/x/events.
+type Events struct {
+	Name   string  `json:"name"`
+	Events []Event `json:"events"`
+}
+
+// Event is something that happened to a task, or to the connector's planning half where no task is named.
+type Event struct {
+	AtUnixMS    int64  `json:"at_unix_ms"`
+	Task        *int32 `json:"task,omitempty"`
+	Worker      string `json:"worker"`
+	Epoch       uint64 `json:"epoch,omitempty"`
+	Event       string `json:"event"`
+	Attempt     int32  `json:"attempt,omitempty"`
+	MaxAttempts int32  `json:"max_attempts,omitempty"`
+	Detail      string `json:"detail,omitempty"`
+}
+
 // TaskProgress is how far a task is. Lags are -1 when not known.
 type TaskProgress struct {
 	ID               int32             `json:"id"`
@@ -176,7 +203,9 @@ type TaskProgress struct {
 	Epoch            uint64            `json:"epoch"`
 	Error            string            `json:"error,omitempty"`
 	Attempts         int32             `json:"attempts,omitempty"`
+	MaxAttempts      int32             `json:"max_attempts,omitempty"`
 	RetryAtUnixMS    int64             `json:"retry_at_unix_ms,omitempty"`
+	Stalled          *Stalled          `json:"stalled,omitempty"`
 	RecordsIn        uint64            `json:"records_in"`
 	RecordsOut       uint64            `json:"records_out"`
 	RecordsDropped   uint64            `json:"records_dropped"`

@@ -125,6 +125,12 @@ func (c *Client) Progress(ctx context.Context, name string) (out *Progress, err 
 	return out, err
 }
 
+// Events returns what has happened to a connector's tasks.
+func (c *Client) Events(ctx context.Context, name string) (out *Events, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+at(name, "/events"), nil, &out)
+	return out, err
+}
+
 // Pause pauses a connector; its tasks stay where they are.
 func (c *Client) Pause(ctx context.Context, name string) error {
 	return c.Do(ctx, http.MethodPut, at(name, "/pause"), nil, nil)

@@ -30,7 +30,7 @@ func newConnectorCommand(c *client) *cobra.Command {
 		}}
 	}
 	cmd.AddCommand(
-		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), signalCommand(c), snapshotCommand(c),
+		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), signalCommand(c), snapshotCommand(c),
 		&cobra.Command{Use: "get NAME", Short: "Print a connector's config as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			i, err := c.api().Get(cmd.Context(), args[0])
 			if err != nil {
@@ -203,17 +203,70 @@ func statusCommand(c *client) *cobra.Command {
 			}
 			fmt.Fprintln(w, "TASK\tSTATE\tWORKER\tRECORDS\tRATE/S\tLAG\tDETAIL")
 			for _, t := range p.Tasks {
-				fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.0f\t%s\t%s\n", t.ID, t.State, orDash(t.Worker), t.RecordsOut, t.RecordsPerSecond, lag(t.LagRecords), details(t.Detail))
+				fmt.Fprintf(w, "%d\t%s\t%s\t%d\t%.0f\t%s\t%s\n", t.ID, shownState(t), orDash(t.Worker), t.RecordsOut, t.RecordsPerSecond, lag(t.LagRecords), details(t.Detail))
 			}
 			for _, t := range p.Tasks {
+				if t.Stalled != nil {
+					fmt.Fprintf(w, "task %d: stalled for %v: it waits for %s; last record %s\n", t.ID, since(t.Stalled.SinceUnixMS), t.Stalled.WaitsFor, ago(t.Stalled.LastRecordUnixMS))
+				}
 				if t.Error != "" {
 					fmt.Fprintf(w, "task %d: %s\n", t.ID, t.Error)
-					if t.RetryAtUnixMS > 0 {
-						fmt.Fprintf(w, "  tries again in %v (attempt %d)\n", max(0, time.Until(time.UnixMilli(t.RetryAtUnixMS))).Round(100*time.Millisecond), t.Attempts+1)
-					} else {
+					switch {
+					case t.State != "FAILED":
+					case t.RetryAtUnixMS > 0:
+						fmt.Fprintf(w, "  tries again in %v (failed %s)\n", max(0, time.Until(time.UnixMilli(t.RetryAtUnixMS))).Round(100*time.Millisecond), times(t.Attempts, t.MaxAttempts))
+					default:
 						fmt.Fprintf(w, "  does not try again by itself: mend the cause, then millrace connector restart %s\n", p.Name)
 					}
 				}
+			}
+		})
+	}}
+}
+
+// shownState is Connect's state, or that the task does not move.
+func shownState(t api.TaskProgress) string {
+	if t.Stalled != nil {
+		return "STALLED"
+	}
+	return t.State
+}
+
+func since(ms int64) time.Duration { return max(0, time.Since(time.UnixMilli(ms))).Round(time.Second) }
+
+func ago(ms int64) string {
+	if ms == 0 {
+		return "none yet"
+	}
+	return since(ms).String() + " ago"
+}
+
+// times is "2 of 5 times", or "2 times" without a limit.
+func times(n, limit int32) string {
+	if limit == 0 {
+		return fmt.Sprintf("%d times", n)
+	}
+	return fmt.Sprintf("%d of %d times", n, limit)
+}
+
+func eventsCommand(c *client) *cobra.Command {
+	return &cobra.Command{Use: "events NAME", Short: "Show what has happened to a connector's tasks: failures, stalls, moves", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		e, err := c.api().Events(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return c.show(cmd, e, func(w io.Writer) {
+			fmt.Fprintln(w, "TIME\tTASK\tWORKER\tEVENT\tDETAIL")
+			for _, x := range e.Events {
+				task := "-"
+				if x.Task != nil {
+					task = strconv.Itoa(int(*x.Task))
+				}
+				detail := x.Detail
+				if x.Attempt > 0 {
+					detail = strings.TrimSpace("failed " + times(x.Attempt, x.MaxAttempts) + "; " + detail)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", time.UnixMilli(x.AtUnixMS).Format("15:04:05.000"), task, orDash(x.Worker), x.Event, strings.TrimSuffix(detail, "; "))
 			}
 		})
 	}}

@@ -7,7 +7,6 @@
 package sink
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,7 +64,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decod
 		return err
 	}
 	defer consumer.Close()
-	undo := d.Live.OnCut(func() { _ = consumer.Close() })
+	undo := d.Live.OnCut(func() { _ = errors.Join(consumer.Close(), admin.Close()) })
 	defer undo()
 	consumer.Assign(from)
 	l := &loop{Deps: d, task: task, dec: dec, admin: admin, consumer: consumer, done: from, stored: map[kafka.TopicPartition]int64{}, failed: map[place]bool{}}
@@ -245,8 +244,11 @@ func (l *loop) deliver(ctx context.Context) error {
 	leave := l.Live.Call(runner.WaitPut)
 	err := l.task.Put(ctx, l.records)
 	leave()
-	if err != nil || ctx.Err() != nil {
-		return cmp.Or(err, ctx.Err())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
 	}
 	defer l.Live.Call(runner.WaitFlush)()
 	if err := l.task.Flush(ctx); err != nil {
