@@ -22,7 +22,8 @@ type TaskContext struct {
 	Report func(detail map[string]string)
 }
 
-// SourceTask reads a source. The worker calls Open once, then Poll again and again, then Close.
+// SourceTask reads a source. The worker calls Open once, then Poll again and again, then Close. It makes a panic of these calls an error of the
+// task; goroutines that the task starts must do so themselves, or a panic there ends the node.
 type SourceTask interface {
 	// Open connects and finds the place to go on from. A failure is an error of the task; wrap what may pass by itself
 	// with Retriable.

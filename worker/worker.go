@@ -303,7 +303,7 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 		r.plan = newPlanner(a, w.status)
 		attempt = r.plan.run
 	} else {
-		signals := &runner.Signals{}
+		signals := &runner.Signals{Logger: log}
 		w.mu.Lock()
 		w.signals[k] = signals
 		w.mu.Unlock()

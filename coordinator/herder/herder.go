@@ -105,7 +105,14 @@ func problemsOf(ctx context.Context, p *connectors.Plugin, given map[string]stri
 	})
 	type result struct{ problems []configdef.Problem }
 	done := make(chan result, 1)
-	go func() { done <- result{config.Check(ctx, p, given)} }()
+	go func() {
+		defer func() {
+			if x := recover(); x != nil { // I9: a connector's check must not take the node along
+				done <- result{[]configdef.Problem{{Key: config.ConnectorClass, Value: p.Class, Message: fmt.Sprintf("The connector's own check panicked: %v", x)}}}
+			}
+		}()
+		done <- result{config.Check(ctx, p, given)}
+	}()
 	select {
 	case r := <-done:
 		for i, x := range r.problems {

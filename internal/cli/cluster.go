@@ -87,20 +87,8 @@ func newTopicCommand(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "topic", Short: "Look into topics"}
 	var brokers []string
 	cmd.PersistentFlags().StringSliceVar(&brokers, "brokers", nil, "Kafka brokers. Empty: the cluster's.")
-	connect := func(cmd *cobra.Command) (kafka.Config, *kafka.Admin, error) {
-		k := kafka.Config{Brokers: brokers}
-		if len(k.Brokers) == 0 {
-			info, err := c.api().Cluster(cmd.Context())
-			if err != nil {
-				return k, nil, err
-			}
-			k.Brokers = info.Brokers
-		}
-		a, err := kafka.NewAdmin(cmd.Context(), k)
-		return k, a, err
-	}
 	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List topics", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		_, a, err := connect(cmd)
+		_, a, err := c.kafka(cmd, brokers)
 		if err != nil {
 			return err
 		}
@@ -117,7 +105,7 @@ func newTopicCommand(c *client) *cobra.Command {
 	}})
 	var beginning, follow bool
 	tail := &cobra.Command{Use: "tail TOPIC", Short: "Show what is in a topic and follow it", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		k, a, err := connect(cmd)
+		k, a, err := c.kafka(cmd, brokers)
 		if err != nil {
 			return err
 		}
@@ -128,6 +116,20 @@ func newTopicCommand(c *client) *cobra.Command {
 	tail.Flags().BoolVar(&follow, "follow", true, "Go on when the end is reached.")
 	cmd.AddCommand(tail)
 	return cmd
+}
+
+// kafka connects to the brokers that are given, or else to the cluster's.
+func (c *client) kafka(cmd *cobra.Command, brokers []string) (kafka.Config, *kafka.Admin, error) {
+	k := kafka.Config{Brokers: brokers}
+	if len(k.Brokers) == 0 {
+		info, err := c.api().Cluster(cmd.Context())
+		if err != nil {
+			return k, nil, err
+		}
+		k.Brokers = info.Brokers
+	}
+	a, err := kafka.NewAdmin(cmd.Context(), k)
+	return k, a, err
 }
 
 func (c *client) tail(cmd *cobra.Command, k kafka.Config, a *kafka.Admin, topic string, beginning, follow bool) error {

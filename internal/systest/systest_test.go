@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/cli"
 	"github.com/millrace/millrace/internal/kafka/embedded"
 	"github.com/millrace/millrace/internal/testkit"
 	"github.com/millrace/millrace/internal/testkit/fleet"
@@ -19,6 +20,9 @@ import (
 var bin, mask string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asNode) != "" {
+		os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "millrace-systest-")
 		if err != nil {
@@ -53,7 +57,11 @@ func embeddedBroker(t *testing.T) string {
 // nodes starts n nodes that form a cluster. Their logs are shown when the test fails.
 func nodes(t *testing.T, n int, args ...string) (*fleet.Fleet, fleet.Cluster) {
 	t.Helper()
-	f := &fleet.Fleet{Bin: bin, Dir: t.TempDir(), Args: args}
+	return begin(t, n, &fleet.Fleet{Bin: bin, Dir: t.TempDir(), Args: args})
+}
+
+func begin(t *testing.T, n int, f *fleet.Fleet) (*fleet.Fleet, fleet.Cluster) {
+	t.Helper()
 	t.Cleanup(func() {
 		f.Close()
 		if t.Failed() {

@@ -129,9 +129,9 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	}
 	g, run := errgroup.WithContext(ctx)
 	batches := make(chan batch, 1)
-	g.Go(func() error { return d.WatchInput(run, admin, mine) })
-	g.Go(func() error { return l.read(run, batches) })
-	g.Go(func() error { return l.write(run, batches) })
+	g.Go(runner.Guard(d.Logger, func() error { return d.WatchInput(run, admin, mine) }))
+	g.Go(runner.Guard(d.Logger, func() error { return l.read(run, batches) }))
+	g.Go(runner.Guard(d.Logger, func() error { return l.write(run, batches) }))
 	return g.Wait()
 }
 

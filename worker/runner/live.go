@@ -2,7 +2,9 @@ package runner
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -46,6 +48,20 @@ type PanicError struct{ Value any }
 
 // Error shows the panic's value; the stack is in the log.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Guard makes a panic of f its error (I9). Every goroutine on which a connector's code runs needs one: a panic on a goroutine of its own ends the
+// process.
+func Guard(log *slog.Logger, f func() error) func() error {
+	return func() (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("task panicked", "panic", p, "stack", string(debug.Stack()))
+				err = &PanicError{p}
+			}
+		}()
+		return f()
+	}
+}
 
 // Live is one attempt to run a unit: what it waits for, and what to cut when it is left behind. A nil Live is one that nobody watches.
 // Safe for concurrent use.
@@ -224,7 +240,11 @@ func (l *Live) hung(limit time.Duration) *HangError {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range l.ops {
-		if d := time.Since(o.since); o.code && d > limit {
+		patience := limit
+		if o.on == WaitSource {
+			patience += PollSlice // so long it may wait
+		}
+		if d := time.Since(o.since); o.code && d > patience {
 			return &HangError{o.on, d}
 		}
 	}

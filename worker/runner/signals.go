@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 
 	"github.com/millrace/millrace/connectors"
@@ -10,6 +11,8 @@ import (
 
 // Signals leads to the task of a unit while there is one that takes signals. Safe for concurrent use.
 type Signals struct {
+	Logger *slog.Logger
+
 	mu   sync.Mutex // guards: task
 	task connectors.Signaler
 }
@@ -30,5 +33,5 @@ func (s *Signals) Send(ctx context.Context, kind, data string) error {
 	if t == nil {
 		return errors.New("the task does not run, or takes no signals")
 	}
-	return t.Signal(ctx, kind, data)
+	return Guard(s.Logger, func() error { return t.Signal(ctx, kind, data) })()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -147,15 +146,8 @@ func (u *Unit) once(ctx context.Context, attempt Attempt) error {
 	live := newLive(u.Up)
 	u.Progress.follow(live, u.Policy.Stall, u.Gate)
 	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				u.Logger.Error("task panicked", "panic", p, "stack", string(debug.Stack()))
-				done <- &PanicError{p}
-			}
-		}()
-		done <- attempt(run, live)
-	}()
+	guarded := Guard(u.Logger, func() error { return attempt(run, live) })
+	go func() { done <- guarded() }()
 	began := time.Now()
 	tick := time.NewTicker(u.Policy.tick())
 	defer tick.Stop()

@@ -72,8 +72,8 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decod
 	connected()
 	d.Live.Started()
 	g, run := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.WatchInput(run, admin, mine) })
-	g.Go(func() error { return l.run(run) })
+	g.Go(runner.Guard(d.Logger, func() error { return d.WatchInput(run, admin, mine) }))
+	g.Go(runner.Guard(d.Logger, func() error { return l.run(run) }))
 	return g.Wait()
 }
 

@@ -92,9 +92,9 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 	}
 	g, run := errgroup.WithContext(ctx)
 	bundles := make(chan *bundle, bundlesMax)
-	g.Go(func() error { return l.poll(run, bundles) })
-	g.Go(func() error { return l.commitAll(run, bundles) })
-	g.Go(func() error { return l.watchBacklog(run) })
+	g.Go(runner.Guard(d.Logger, func() error { return l.poll(run, bundles) }))
+	g.Go(runner.Guard(d.Logger, func() error { return l.commitAll(run, bundles) }))
+	g.Go(runner.Guard(d.Logger, func() error { return l.watchBacklog(run) }))
 	return g.Wait()
 }
 
