@@ -46,10 +46,10 @@ func (e *RecordError) Unwrap() error { return e.Err }
 
 // Blamed returns the records that err blames, by index; nothing when it is no blame: then all of the batch failed.
 func Blamed(err error) []*RecordError {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only a join of blames is one, not what wraps it
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // only a join of blames is one, not what wraps it
 		var all []*RecordError
 		for _, e := range joined.Unwrap() {
-			one, ok := e.(*RecordError) //nolint:errorlint // as above
+			one, ok := e.(*RecordError) //nolint:errorlint // a blame itself, not what wraps it
 			if !ok {
 				return nil
 			}

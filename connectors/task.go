@@ -44,8 +44,8 @@ type SourceTask interface {
 	Close() error
 }
 
-// Backlogger is a source that can tell whether it has something that Poll has not returned though it should have by now: the head of its
-// log is ahead of what was read. Asked every few seconds, from another goroutine, while Poll returns nothing; ctx bounds it.
+// Backlogger is a source that can tell whether it stands still though there is something: the head of its log is ahead of what was read, and that
+// does not change. Asked now and then, from another goroutine, while Poll returns nothing; ctx bounds it.
 type Backlogger interface {
 	Backlog(ctx context.Context) (bool, error)
 }

@@ -403,17 +403,29 @@ func (t *source) Close() error {
 	return nil
 }
 
-// Backlog reports whether the server's log goes on beyond what was read.
+// settleFor is how long the stream gets to read what the log had a moment ago.
+const settleFor = 2 * time.Second
+
+// Backlog reports whether the stream stands still though the server's log goes on. To be behind is no sign: a busy log always is a little ahead.
 func (t *source) Backlog(ctx context.Context) (bool, error) {
-	var read logPos
-	if err := t.stream.do(ctx, func() { read = t.stream.read }); err != nil {
+	before, err := t.stream.place(ctx)
+	if err != nil {
 		return false, err
 	}
 	c, err := t.stream.set.dial(ctx)
 	if err != nil {
 		return false, err
 	}
-	defer c.close()
 	end, _, err := c.logEnd(ctx)
-	return read.compare(end) < 0, err
+	c.close()
+	if err != nil || before.compare(end) >= 0 {
+		return false, err
+	}
+	select {
+	case <-ctx.Done():
+		return false, ctx.Err()
+	case <-time.After(settleFor):
+	}
+	now, err := t.stream.place(ctx)
+	return now == before, err
 }

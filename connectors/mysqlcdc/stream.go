@@ -90,6 +90,12 @@ func (s *stream) do(ctx context.Context, f func()) error {
 	return nil
 }
 
+// place returns the end of what was read.
+func (s *stream) place(ctx context.Context) (p logPos, err error) {
+	err = s.do(ctx, func() { p = s.read })
+	return p, err
+}
+
 // restore sets the place to go on from.
 func (s *stream) restore(p *position) error {
 	s.read, s.sec = p.at, p.sec

@@ -132,7 +132,7 @@ func common() []configdef.Key {
 		},
 		{
 			Name: HangTimeout, Type: configdef.Long, Default: "300000", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
-			Doc: "After how long a single call of the connector (open, poll, put, flush) that does not return is taken to hang, in milliseconds: the attempt is cut off and the task started again. 0: never. Kafka Connect's consumers give up on a sink after the same time.",
+			Doc: "After how long a single call of the connector (open, poll, put, flush, close) that does not return is taken to hang, in milliseconds: the attempt is cut off and the task started again. 0: never. Kafka Connect's consumers give up on a sink after the same time.",
 		},
 		{
 			Name: ErrorsRetryTimeout, Type: configdef.Long, Default: "0", HasMin: true, Min: -1, Importance: configdef.Medium, Group: "Error Handling", Display: "Retry Timeout for Errors",

@@ -107,6 +107,9 @@ func TestSickTaskMoves(t *testing.T) {
 	if kinds := seen(ctx, t, c, "picky"); count(kinds, "FAILED") < 2 || count(kinds, "MOVED") != 1 {
 		t.Errorf("events: %v", kinds)
 	}
+	if out := millrace(ctx, t, c, "connector", "events", "picky"); !strings.Contains(out, "MOVED") || !strings.Contains(out, "the connector is sick here; tries again in") {
+		t.Errorf("connector events:\n%s", out)
+	}
 }
 
 // Status tells the truth: a task that has something to do and does not move is stalled, with what it waits for, while Kafka Connect's clients see
@@ -179,6 +182,9 @@ func TestStalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	stalled("steady", "broker ack")
+	if out := millrace(ctx, t, c, "connector", "status", "steady"); !strings.Contains(out, "STALLED") || !strings.Contains(out, "it waits for broker ack") {
+		t.Errorf("connector status:\n%s", out)
+	}
 	if err := host.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

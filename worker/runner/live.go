@@ -18,6 +18,7 @@ type Wait string
 // The waits.
 const (
 	WaitOpen     Wait = "connector open"
+	WaitClose    Wait = "connector close"
 	WaitSource   Wait = "source read"
 	WaitPut      Wait = "sink put"
 	WaitFlush    Wait = "sink flush"
@@ -128,6 +129,12 @@ func (l *Live) enter(o op) (leave func()) {
 	}
 }
 
+// Close closes a task, which may hang as any other call of it.
+func (l *Live) Close(task interface{ Close() error }) {
+	defer l.Call(WaitClose)()
+	_ = task.Close()
+}
+
 // Backlog notes whether the source has more than it gives.
 func (l *Live) Backlog(more bool) {
 	if l == nil {
@@ -208,7 +215,7 @@ func (l *Live) busy(paused bool, lag int64) (Wait, bool) {
 			if !l.backlog && time.Since(o.since) < 2*PollSlice {
 				continue
 			}
-		case WaitOpen, WaitPut, WaitFlush, WaitConfirm, WaitConnect, WaitBroker, WaitFunction:
+		case WaitOpen, WaitClose, WaitPut, WaitFlush, WaitConfirm, WaitConnect, WaitBroker, WaitFunction:
 		}
 		if id > newest {
 			on, newest = o.on, id

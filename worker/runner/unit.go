@@ -171,7 +171,8 @@ func (u *Unit) once(ctx context.Context, attempt Attempt) error {
 	}
 	cancel()
 	select {
-	case <-done:
+	case err := <-done:
+		u.Logger.Debug("attempt ended as it was told to", "err", err)
 	case <-time.After(u.Policy.Grace):
 		live.cut()
 		u.Logger.Error("task did not stop in time and was cut off", "grace", u.Policy.Grace)

@@ -47,7 +47,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decod
 	if err != nil {
 		return err
 	}
-	defer task.Close()
+	defer d.Live.Close(task)
 	if err := open(ctx, d, task); err != nil {
 		return err
 	}
@@ -100,6 +100,7 @@ func storedOffsets(ctx context.Context, d runner.Deps, task connectors.SinkTask,
 	for i, tp := range mine {
 		ask[i] = connectors.TopicPartition(tp)
 	}
+	defer d.Live.Call(runner.WaitOpen)()
 	own, err := durable.Offsets(ctx, ask)
 	if err != nil {
 		return nil, fmt.Errorf("offsets kept by the target: %w", err)

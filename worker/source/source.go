@@ -74,7 +74,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 		},
 	}
 	connected()
-	defer task.Close()
+	defer d.Live.Close(task)
 	opened := d.Live.Call(runner.WaitOpen)
 	err = task.Open(ctx, sc)
 	opened()
