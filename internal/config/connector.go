@@ -176,7 +176,7 @@ func common() []configdef.Key {
 		},
 		{
 			Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
-			Doc: "Bytes that a task works on at a time: a source commits its transaction when it has so many; sinks and transforms read and hand on no more together. A single record, or a batch that the broker stores as one, goes through whole.",
+			Doc: "Bytes that a task works on at a time: a source holds no more that are not committed; sinks and transforms read and hand on no more together. A single record, or a batch that the broker stores as one, goes through whole.",
 		},
 		{
 			Name: MaxRecordsPerSecond, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Low, Group: "Batching",
