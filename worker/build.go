@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"regexp"
 	"strconv"
@@ -52,6 +53,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 		}
 		d.Kafka.ClientID = fmt.Sprintf("millrace-%s-%d", k.connector, k.task)
 		d.Settings = settings(p, v, d)
+		d.Settings.Retry.Note = noteRetries(live, config.NewRedactor(raw), d.Logger)
 		if t := sourceOffsetsTopic(p, v); t != "" {
 			d.OffsetsTopic = t
 		}
@@ -82,6 +84,20 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 			return pipe.Run(ctx, d, o, open)
 		}
 		return fmt.Errorf("connector class %s has the unknown kind %q", p.Class, p.Kind)
+	}
+}
+
+// noteRetries shows in status why a task tries something again in place, and logs it once.
+func noteRetries(live *runner.Live, redact config.Redactor, log *slog.Logger) func(error) {
+	return func(why error) {
+		if why == nil {
+			live.Retrying("")
+			return
+		}
+		why = redact.Error(why)
+		if live.Retrying(why.Error()) {
+			log.Warn("trying again in place (errors.retry.timeout)", "err", why)
+		}
 	}
 }
 

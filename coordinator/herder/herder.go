@@ -368,7 +368,7 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 		p := u.s.GetProgress()
 		t := api.TaskProgress{
 			ID: int32(i), State: u.state, Worker: u.worker, Epoch: u.epoch, Error: strings.TrimSpace(u.s.GetTrace()), Attempts: u.s.GetAttempts(),
-			MaxAttempts: u.s.GetMaxAttempts(), RetryAtUnixMS: u.s.GetRetryAtUnixMs(), Stalled: stalled(p.GetStall()), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
+			MaxAttempts: u.s.GetMaxAttempts(), RetryAtUnixMS: u.s.GetRetryAtUnixMs(), Stalled: stalled(p.GetStall()), Retrying: p.GetRetrying(), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
 			BytesOut: p.GetBytesOut(), RecordsPerSecond: p.GetRecordsPerSecond(), LagRecords: -1, LagMS: -1, LastCommitUnixMS: p.GetLastCommitUnixMs(),
 			Detail: p.GetDetail(),
 		}

@@ -33,6 +33,7 @@ const (
 	EventPaused      EventKind = "PAUSED"
 	EventStalled     EventKind = "STALLED"
 	EventMoving      EventKind = "MOVES ON" // a stall is over
+	EventRetrying    EventKind = "RETRYING" // in place
 	EventFailed      EventKind = "FAILED"   // will try again
 	EventHung        EventKind = "HUNG"
 	EventPanicked    EventKind = "PANICKED"
@@ -76,14 +77,6 @@ func (r *Registry) tell(worker string, old, now *clusterv1.UnitStatus) {
 		e.Kind, e.Detail = k, detail
 		r.note(now.Unit.GetConnector(), e)
 	}
-	if stall, before := now.GetProgress().GetStall(), old.GetProgress().GetStall(); (stall == nil) != (before == nil) {
-		switch {
-		case stall != nil:
-			add(EventStalled, "waits for "+stall.WaitsFor)
-		case now.State == clusterv1.State_STATE_RUNNING && !anew:
-			add(EventMoving, "")
-		}
-	}
 	switch now.State {
 	case clusterv1.State_STATE_RESTARTING:
 		if anew {
@@ -102,6 +95,17 @@ func (r *Registry) tell(worker string, old, now *clusterv1.UnitStatus) {
 			add(failure(now))
 		}
 	case clusterv1.State_STATE_UNSPECIFIED, clusterv1.State_STATE_UNASSIGNED, clusterv1.State_STATE_STOPPED:
+	}
+	if stall, before := now.GetProgress().GetStall(), old.GetProgress().GetStall(); (stall == nil) != (before == nil) {
+		switch {
+		case stall != nil:
+			add(EventStalled, "waits for "+stall.WaitsFor)
+		case now.State == clusterv1.State_STATE_RUNNING && !anew:
+			add(EventMoving, "")
+		}
+	}
+	if why := now.GetProgress().GetRetrying(); why != "" && old.GetProgress().GetRetrying() == "" {
+		add(EventRetrying, why)
 	}
 }
 

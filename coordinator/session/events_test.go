@@ -30,12 +30,13 @@ func TestEvents(t *testing.T) {
 	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_RUNNING})
 	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_RUNNING, Progress: stalled})
 	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_RUNNING, Progress: &clusterv1.Progress{}})
+	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_RUNNING, Progress: &clusterv1.Progress{Retrying: "away"}})
 	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_FAILED, Trace: "away\n", Attempts: 1, RetryAtUnixMs: soon})
 	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_FAILED, Trace: "away\n", Attempts: 2, RetryAtUnixMs: soon})
 	say(&clusterv1.UnitStatus{Epoch: 2, State: clusterv1.State_STATE_FAILED, Failure: "hang", Trace: "hangs\n", Attempts: 1, MaxAttempts: 2, RetryAtUnixMs: soon})
 	say(&clusterv1.UnitStatus{Epoch: 2, State: clusterv1.State_STATE_FAILED, Failure: "hang", Trace: "hangs\n", Attempts: 2, MaxAttempts: 2})
 	say(&clusterv1.UnitStatus{Epoch: 1, State: clusterv1.State_STATE_RUNNING}) // a straggler
-	want := []EventKind{EventStarting, EventRunning, EventStalled, EventMoving, EventFailed, EventFailed, EventHung, EventQuarantined}
+	want := []EventKind{EventStarting, EventRunning, EventStalled, EventMoving, EventRetrying, EventFailed, EventFailed, EventHung, EventQuarantined}
 	var got []EventKind
 	for _, e := range r.Events("c") {
 		got = append(got, e.Kind)

@@ -197,14 +197,16 @@ type Event struct {
 
 // TaskProgress is how far a task is. Lags are -1 when not known.
 type TaskProgress struct {
-	ID               int32             `json:"id"`
-	State            string            `json:"state"`
-	Worker           string            `json:"worker"`
-	Epoch            uint64            `json:"epoch"`
-	Error            string            `json:"error,omitempty"`
-	Attempts         int32             `json:"attempts,omitempty"`
-	MaxAttempts      int32             `json:"max_attempts,omitempty"`
-	RetryAtUnixMS    int64             `json:"retry_at_unix_ms,omitempty"`
+	ID            int32  `json:"id"`
+	State         string `json:"state"`
+	Worker        string `json:"worker"`
+	Epoch         uint64 `json:"epoch"`
+	Error         string `json:"error,omitempty"`
+	Attempts      int32  `json:"attempts,omitempty"`
+	MaxAttempts   int32  `json:"max_attempts,omitempty"`
+	RetryAtUnixMS int64  `json:"retry_at_unix_ms,omitempty"`
+	// Retrying is why the task tries something again in place.
+	Retrying         string            `json:"retrying,omitempty"`
 	Stalled          *Stalled          `json:"stalled,omitempty"`
 	RecordsIn        uint64            `json:"records_in"`
 	RecordsOut       uint64            `json:"records_out"`

@@ -209,6 +209,9 @@ func statusCommand(c *client) *cobra.Command {
 				if t.Stalled != nil {
 					fmt.Fprintf(w, "task %d: stalled for %v: it waits for %s; last record %s\n", t.ID, since(t.Stalled.SinceUnixMS), t.Stalled.WaitsFor, ago(t.Stalled.LastRecordUnixMS))
 				}
+				if t.Retrying != "" {
+					fmt.Fprintf(w, "task %d: tries again in place: %s\n", t.ID, firstLine(t.Retrying))
+				}
 				if t.Error != "" {
 					fmt.Fprintf(w, "task %d: %s\n", t.ID, t.Error)
 					switch {

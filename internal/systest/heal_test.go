@@ -112,6 +112,29 @@ func TestSickTaskMoves(t *testing.T) {
 	}
 }
 
+// The lowest rung: a sink whose put fails but may pass is tried again in place for errors.retry.timeout, visibly, and only then restarted.
+func TestRetriesInPlace(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	broker := embeddedBroker(t)
+	_, c := sickNodes(t, 1, "--brokers", broker)
+	produce(ctx, t, broker, "rows", row(1, "a"))
+	create(ctx, t, c, "sink", map[string]string{"connector.class": "chaos-sink", "topics": "rows", "chaos.mode": "fail", "errors.retry.timeout": "2500"})
+	testkit.Eventually(t, 20*time.Second, "the retry is shown", func() error {
+		p, err := c.Progress(ctx, "sink")
+		if err == nil && (len(p.Tasks) != 1 || p.Tasks[0].State != "RUNNING" || p.Tasks[0].Retrying != "the connector is sick here") {
+			err = fmt.Errorf("%+v", p.Tasks)
+		}
+		return err
+	})
+	testkit.Eventually(t, 20*time.Second, "then it is restarted", func() error {
+		if kinds := seen(ctx, t, c, "sink"); len(kinds) < 4 || strings.Join(kinds[:4], " ") != "STARTING RUNNING RETRYING FAILED" {
+			return fmt.Errorf("events: %v", kinds)
+		}
+		return nil
+	})
+}
+
 // Status tells the truth: a task that has something to do and does not move is stalled, with what it waits for, while Kafka Connect's clients see
 // RUNNING. The broker is frozen, then a target's table is locked.
 func TestStalled(t *testing.T) {

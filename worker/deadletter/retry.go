@@ -15,6 +15,8 @@ type Retry struct {
 	For time.Duration
 	// MaxDelay is errors.retry.delay.max.ms.
 	MaxDelay time.Duration
+	// Note is told why something is tried again, and nil when that is over. Optional.
+	Note func(why error)
 }
 
 // firstDelay is Kafka Connect's.
@@ -23,6 +25,12 @@ const firstDelay = 300 * time.Millisecond
 // Do calls f until it succeeds, fails for good, the time is over or ctx ends.
 func (r Retry) Do(ctx context.Context, f func() error) error {
 	began := time.Now()
+	note := func(why error) {
+		if r.Note != nil {
+			r.Note(why)
+		}
+	}
+	defer note(nil)
 	for delay := firstDelay; ; delay *= 2 {
 		err := f()
 		if err == nil || !connectors.IsRetriable(err) || ctx.Err() != nil {
@@ -37,6 +45,7 @@ func (r Retry) Do(ctx context.Context, f func() error) error {
 		if r.For >= 0 && time.Since(began)+wait > r.For {
 			return err
 		}
+		note(err)
 		select {
 		case <-ctx.Done():
 			return err

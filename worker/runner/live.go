@@ -81,6 +81,8 @@ type Live struct {
 	calm time.Time
 	// backlog: the source has more than it gives.
 	backlog bool
+	// retrying is why something is tried again in place; empty: nothing is.
+	retrying string
 }
 
 type op struct {
@@ -143,6 +145,15 @@ func (l *Live) Backlog(more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.backlog = more
+}
+
+// Retrying notes why something is tried again in place; empty: nothing is. It reports whether that is news.
+func (l *Live) Retrying(why string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	news := (why == "") != (l.retrying == "")
+	l.retrying = why
+	return news
 }
 
 // moved notes that something was done.
@@ -256,6 +267,13 @@ func (l *Live) hung(limit time.Duration) *HangError {
 		}
 	}
 	return nil
+}
+
+// retries returns why something is tried again in place.
+func (l *Live) retries() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.retrying
 }
 
 // stall is what status says when the attempt has not moved for longer than after.

@@ -97,6 +97,7 @@ func (p *Progress) Message() *clusterv1.Progress {
 	m.RecordsPerSecond = p.rate
 	m.Detail = p.detail
 	if p.live != nil {
+		m.Retrying = p.live.retries()
 		m.Stall = p.live.stall(p.stall, p.gate.Paused(), m.LagRecords)
 	}
 	if m.Stall != nil {

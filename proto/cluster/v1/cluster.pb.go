@@ -1582,7 +1582,9 @@ type Progress struct {
 	// What the task says of itself: phase (snapshot, streaming), position, rows done; bounded, for people.
 	Detail map[string]string `protobuf:"bytes,9,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Set while the task does not move though there is something to do.
-	Stall         *Stall `protobuf:"bytes,10,opt,name=stall,proto3" json:"stall,omitempty"`
+	Stall *Stall `protobuf:"bytes,10,opt,name=stall,proto3" json:"stall,omitempty"`
+	// Why the task tries something again in place; empty: it does not.
+	Retrying      string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1685,6 +1687,13 @@ func (x *Progress) GetStall() *Stall {
 		return x.Stall
 	}
 	return nil
+}
+
+func (x *Progress) GetRetrying() string {
+	if x != nil {
+		return x.Retrying
+	}
+	return ""
 }
 
 // Stall says since when a task does not move, and what it waits for.
@@ -1866,7 +1875,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\fmax_attempts\x18\b \x01(\x05R\vmaxAttempts\x12\x12\n" +
 	"\x04move\x18\t \x01(\bR\x04move\x12\x18\n" +
 	"\afailure\x18\n" +
-	" \x01(\tR\afailure\"\xd5\x03\n" +
+	" \x01(\tR\afailure\"\xf1\x03\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"records_in\x18\x01 \x01(\x04R\trecordsIn\x12\x1f\n" +
@@ -1881,7 +1890,8 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x13last_commit_unix_ms\x18\b \x01(\x03R\x10lastCommitUnixMs\x12A\n" +
 	"\x06detail\x18\t \x03(\v2).millrace.cluster.v1.Progress.DetailEntryR\x06detail\x120\n" +
 	"\x05stall\x18\n" +
-	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x1a9\n" +
+	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x12\x1a\n" +
+	"\bretrying\x18\v \x01(\tR\bretrying\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"w\n" +
