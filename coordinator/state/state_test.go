@@ -25,7 +25,7 @@ func command(t *rapid.T) *commandv1.Command {
 	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "connector")
 	config := map[string]string{"k": rapid.StringN(0, 3, -1).Draw(t, "value")}
 	c := &commandv1.Command{ProposedUnixMs: rapid.Int64Range(0, 1000).Draw(t, "time")}
-	switch rapid.IntRange(0, 7).Draw(t, "kind") {
+	switch rapid.IntRange(0, 9).Draw(t, "kind") {
 	case 0, 1:
 		c.Kind = &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{Name: name, Config: config, CreateOnly: rapid.Bool().Draw(t, "create")}}
 	case 2:
@@ -41,6 +41,10 @@ func command(t *rapid.T) *commandv1.Command {
 			Unit: &commandv1.Unit{Connector: name, Task: int32(rapid.IntRange(-1, 2).Draw(t, "task"))}, Worker: rapid.SampledFrom([]string{"", "w1", "w2"}).Draw(t, "worker"),
 			ExpectedEpoch: rapid.SampledFrom([]uint64{0, 0, 1, 5}).Draw(t, "expected"),
 		}}}}
+	case 7:
+		c.Kind = &commandv1.Command_SetDrain{SetDrain: &commandv1.SetDrain{Node: name, Drained: rapid.Bool().Draw(t, "drained")}}
+	case 8:
+		c.Kind = &commandv1.Command_RemoveNode{RemoveNode: &commandv1.RemoveNode{Id: name}}
 	default:
 		c.Kind = &commandv1.Command_PutNode{PutNode: &commandv1.PutNode{Node: &commandv1.Node{Id: name}}}
 	}

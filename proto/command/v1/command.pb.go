@@ -8,6 +8,11 @@
 // Both are kept for ever, so fields are only ever added; numbers and enum values are never reused.
 //
 // Everything that Apply needs is inside the command (I6): time, ids and random values are chosen by the proposer.
+//
+// Rolling upgrades. Coordinators of two versions share one log, and all of them must make the same of it. So what Apply learns to do raises
+// the protocol number (coordinator/state), the command that asks for it carries that number, the leader refuses to store it
+// while a coordinator speaks an older protocol, and a coordinator that finds it in its log all the same, because somebody
+// went back to an older version, stops: going on would make its state differ from the others' in silence.
 
 package commandv1
 
@@ -83,6 +88,8 @@ type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Proposer's wall clock, for display only (created, changed).
 	ProposedUnixMs int64 `protobuf:"varint,1,opt,name=proposed_unix_ms,json=proposedUnixMs,proto3" json:"proposed_unix_ms,omitempty"`
+	// The protocol that a node must speak to apply this; 0: any. Also raised by a new field of an old kind, if Apply reads it.
+	Protocol uint32 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Command_PutConnector
@@ -93,6 +100,7 @@ type Command struct {
 	//	*Command_PutNode
 	//	*Command_RemoveNode
 	//	*Command_SetCluster
+	//	*Command_SetDrain
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -131,6 +139,13 @@ func (*Command) Descriptor() ([]byte, []int) {
 func (x *Command) GetProposedUnixMs() int64 {
 	if x != nil {
 		return x.ProposedUnixMs
+	}
+	return 0
+}
+
+func (x *Command) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -214,6 +229,15 @@ func (x *Command) GetSetCluster() *SetCluster {
 	return nil
 }
 
+func (x *Command) GetSetDrain() *SetDrain {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetDrain); ok {
+			return x.SetDrain
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -250,6 +274,10 @@ type Command_SetCluster struct {
 	SetCluster *SetCluster `protobuf:"bytes,17,opt,name=set_cluster,json=setCluster,proto3,oneof"`
 }
 
+type Command_SetDrain struct {
+	SetDrain *SetDrain `protobuf:"bytes,30,opt,name=set_drain,json=setDrain,proto3,oneof"`
+}
+
 func (*Command_PutConnector) isCommand_Kind() {}
 
 func (*Command_DeleteConnector) isCommand_Kind() {}
@@ -265,6 +293,8 @@ func (*Command_PutNode) isCommand_Kind() {}
 func (*Command_RemoveNode) isCommand_Kind() {}
 
 func (*Command_SetCluster) isCommand_Kind() {}
+
+func (*Command_SetDrain) isCommand_Kind() {}
 
 // PutConnector creates a connector or replaces its config. Secrets stay references (${env:…}, ${file:…}).
 type PutConnector struct {
@@ -714,14 +744,18 @@ func (x *Assignment) GetExpectedEpoch() uint64 {
 
 // Node is one process of the cluster.
 type Node struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	ClusterAddr   string                 `protobuf:"bytes,2,opt,name=cluster_addr,json=clusterAddr,proto3" json:"cluster_addr,omitempty"`
-	RestAddr      string                 `protobuf:"bytes,3,opt,name=rest_addr,json=restAddr,proto3" json:"rest_addr,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Coordinator   bool                   `protobuf:"varint,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
-	Worker        bool                   `protobuf:"varint,6,opt,name=worker,proto3" json:"worker,omitempty"`
-	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ClusterAddr string                 `protobuf:"bytes,2,opt,name=cluster_addr,json=clusterAddr,proto3" json:"cluster_addr,omitempty"`
+	RestAddr    string                 `protobuf:"bytes,3,opt,name=rest_addr,json=restAddr,proto3" json:"rest_addr,omitempty"`
+	Labels      map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Coordinator bool                   `protobuf:"varint,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
+	Worker      bool                   `protobuf:"varint,6,opt,name=worker,proto3" json:"worker,omitempty"`
+	Version     string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	// What the node takes in proportion to others; 0 means 1.
+	Capacity uint32 `protobuf:"varint,8,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// The newest protocol that it speaks; 0: the first one.
+	Protocol      uint32 `protobuf:"varint,9,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -805,6 +839,20 @@ func (x *Node) GetVersion() string {
 	return ""
 }
 
+func (x *Node) GetCapacity() uint32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *Node) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
 type PutNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -849,6 +897,7 @@ func (x *PutNode) GetNode() *Node {
 	return nil
 }
 
+// RemoveNode takes a node off the list, and what was said of it (drains).
 type RemoveNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -893,6 +942,60 @@ func (x *RemoveNode) GetId() string {
 	return ""
 }
 
+// SetDrain says that a worker is to run nothing that another can run, or takes that back. Needs protocol 2: a coordinator of protocol 1 stops
+// at it, and is not in the cluster when it is stored.
+type SetDrain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Drained       bool                   `protobuf:"varint,2,opt,name=drained,proto3" json:"drained,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDrain) Reset() {
+	*x = SetDrain{}
+	mi := &file_command_v1_command_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDrain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDrain) ProtoMessage() {}
+
+func (x *SetDrain) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDrain.ProtoReflect.Descriptor instead.
+func (*SetDrain) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetDrain) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetDrain) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
 // SetCluster records what all nodes must agree on; written once by the node that makes the cluster.
 type SetCluster struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -906,7 +1009,7 @@ type SetCluster struct {
 
 func (x *SetCluster) Reset() {
 	*x = SetCluster{}
-	mi := &file_command_v1_command_proto_msgTypes[12]
+	mi := &file_command_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1021,7 @@ func (x *SetCluster) String() string {
 func (*SetCluster) ProtoMessage() {}
 
 func (x *SetCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[12]
+	mi := &file_command_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1034,7 @@ func (x *SetCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCluster.ProtoReflect.Descriptor instead.
 func (*SetCluster) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetCluster) GetClusterId() string {
@@ -958,21 +1061,23 @@ func (x *SetCluster) GetEmbeddedBroker() bool {
 // Image is the whole replicated state: the body of a Raft snapshot.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this layout; a reader refuses what is newer than it knows.
+	// Version of this layout, the lowest that can hold what is in it; a reader refuses what is newer than it knows. 2: drained.
 	Format      uint32             `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	Cluster     *SetCluster        `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Nodes       []*Node            `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Connectors  []*ConnectorImage  `protobuf:"bytes,4,rep,name=connectors,proto3" json:"connectors,omitempty"`
 	Assignments []*AssignmentImage `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	// Log index of the last command in it.
-	Index         uint64 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	Index uint64 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	// Ids of the workers that are drained, sorted.
+	Drained       []string `protobuf:"bytes,30,rep,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_command_v1_command_proto_msgTypes[13]
+	mi := &file_command_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1089,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[13]
+	mi := &file_command_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1102,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Image) GetFormat() uint32 {
@@ -1042,6 +1147,13 @@ func (x *Image) GetIndex() uint64 {
 	return 0
 }
 
+func (x *Image) GetDrained() []string {
+	if x != nil {
+		return x.Drained
+	}
+	return nil
+}
+
 type ConnectorImage struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1062,7 +1174,7 @@ type ConnectorImage struct {
 
 func (x *ConnectorImage) Reset() {
 	*x = ConnectorImage{}
-	mi := &file_command_v1_command_proto_msgTypes[14]
+	mi := &file_command_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1186,7 @@ func (x *ConnectorImage) String() string {
 func (*ConnectorImage) ProtoMessage() {}
 
 func (x *ConnectorImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[14]
+	mi := &file_command_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1199,7 @@ func (x *ConnectorImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorImage.ProtoReflect.Descriptor instead.
 func (*ConnectorImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ConnectorImage) GetName() string {
@@ -1164,7 +1276,7 @@ type AssignmentImage struct {
 
 func (x *AssignmentImage) Reset() {
 	*x = AssignmentImage{}
-	mi := &file_command_v1_command_proto_msgTypes[15]
+	mi := &file_command_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1288,7 @@ func (x *AssignmentImage) String() string {
 func (*AssignmentImage) ProtoMessage() {}
 
 func (x *AssignmentImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[15]
+	mi := &file_command_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1301,7 @@ func (x *AssignmentImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentImage.ProtoReflect.Descriptor instead.
 func (*AssignmentImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AssignmentImage) GetUnit() *Unit {
@@ -1217,9 +1329,10 @@ var File_command_v1_command_proto protoreflect.FileDescriptor
 
 const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x18command/v1/command.proto\x12\x13millrace.command.v1\"\xf4\x04\n" +
+	"\x18command/v1/command.proto\x12\x13millrace.command.v1\"\xce\x05\n" +
 	"\aCommand\x12(\n" +
-	"\x10proposed_unix_ms\x18\x01 \x01(\x03R\x0eproposedUnixMs\x12H\n" +
+	"\x10proposed_unix_ms\x18\x01 \x01(\x03R\x0eproposedUnixMs\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12H\n" +
 	"\rput_connector\x18\n" +
 	" \x01(\v2!.millrace.command.v1.PutConnectorH\x00R\fputConnector\x12Q\n" +
 	"\x10delete_connector\x18\v \x01(\v2$.millrace.command.v1.DeleteConnectorH\x00R\x0fdeleteConnector\x12O\n" +
@@ -1230,7 +1343,8 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\vremove_node\x18\x10 \x01(\v2\x1f.millrace.command.v1.RemoveNodeH\x00R\n" +
 	"removeNode\x12B\n" +
 	"\vset_cluster\x18\x11 \x01(\v2\x1f.millrace.command.v1.SetClusterH\x00R\n" +
-	"setClusterB\x06\n" +
+	"setCluster\x12<\n" +
+	"\tset_drain\x18\x1e \x01(\v2\x1d.millrace.command.v1.SetDrainH\x00R\bsetDrainB\x06\n" +
 	"\x04kind\"\xc0\x02\n" +
 	"\fPutConnector\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
@@ -1266,7 +1380,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"Assignment\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.command.v1.UnitR\x04unit\x12\x16\n" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\x12%\n" +
-	"\x0eexpected_epoch\x18\x03 \x01(\x04R\rexpectedEpoch\"\xa4\x02\n" +
+	"\x0eexpected_epoch\x18\x03 \x01(\x04R\rexpectedEpoch\"\xdc\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fcluster_addr\x18\x02 \x01(\tR\vclusterAddr\x12\x1b\n" +
@@ -1274,7 +1388,9 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\v2%.millrace.command.v1.Node.LabelsEntryR\x06labels\x12 \n" +
 	"\vcoordinator\x18\x05 \x01(\bR\vcoordinator\x12\x16\n" +
 	"\x06worker\x18\x06 \x01(\bR\x06worker\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\x1a9\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x1a\n" +
+	"\bcapacity\x18\b \x01(\rR\bcapacity\x12\x1a\n" +
+	"\bprotocol\x18\t \x01(\rR\bprotocol\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"8\n" +
@@ -1282,13 +1398,16 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x19.millrace.command.v1.NodeR\x04node\"\x1c\n" +
 	"\n" +
 	"RemoveNode\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"n\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"8\n" +
+	"\bSetDrain\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\adrained\x18\x02 \x01(\bR\adrained\"n\n" +
 	"\n" +
 	"SetCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
 	"\abrokers\x18\x02 \x03(\tR\abrokers\x12'\n" +
-	"\x0fembedded_broker\x18\x03 \x01(\bR\x0eembeddedBroker\"\xae\x02\n" +
+	"\x0fembedded_broker\x18\x03 \x01(\bR\x0eembeddedBroker\"\xc8\x02\n" +
 	"\x05Image\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x129\n" +
 	"\acluster\x18\x02 \x01(\v2\x1f.millrace.command.v1.SetClusterR\acluster\x12/\n" +
@@ -1297,7 +1416,8 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"connectors\x18\x04 \x03(\v2#.millrace.command.v1.ConnectorImageR\n" +
 	"connectors\x12F\n" +
 	"\vassignments\x18\x05 \x03(\v2$.millrace.command.v1.AssignmentImageR\vassignments\x12\x14\n" +
-	"\x05index\x18\x06 \x01(\x04R\x05index\"\xe9\x03\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index\x12\x18\n" +
+	"\adrained\x18\x1e \x03(\tR\adrained\"\xe9\x03\n" +
 	"\x0eConnectorImage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12G\n" +
 	"\x06config\x18\x02 \x03(\v2/.millrace.command.v1.ConnectorImage.ConfigEntryR\x06config\x12C\n" +
@@ -1336,7 +1456,7 @@ func file_command_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_command_v1_command_proto_goTypes = []any{
 	(TargetState)(0),        // 0: millrace.command.v1.TargetState
 	(*Command)(nil),         // 1: millrace.command.v1.Command
@@ -1351,14 +1471,15 @@ var file_command_v1_command_proto_goTypes = []any{
 	(*Node)(nil),            // 10: millrace.command.v1.Node
 	(*PutNode)(nil),         // 11: millrace.command.v1.PutNode
 	(*RemoveNode)(nil),      // 12: millrace.command.v1.RemoveNode
-	(*SetCluster)(nil),      // 13: millrace.command.v1.SetCluster
-	(*Image)(nil),           // 14: millrace.command.v1.Image
-	(*ConnectorImage)(nil),  // 15: millrace.command.v1.ConnectorImage
-	(*AssignmentImage)(nil), // 16: millrace.command.v1.AssignmentImage
-	nil,                     // 17: millrace.command.v1.PutConnector.ConfigEntry
-	nil,                     // 18: millrace.command.v1.TaskConfig.ConfigEntry
-	nil,                     // 19: millrace.command.v1.Node.LabelsEntry
-	nil,                     // 20: millrace.command.v1.ConnectorImage.ConfigEntry
+	(*SetDrain)(nil),        // 13: millrace.command.v1.SetDrain
+	(*SetCluster)(nil),      // 14: millrace.command.v1.SetCluster
+	(*Image)(nil),           // 15: millrace.command.v1.Image
+	(*ConnectorImage)(nil),  // 16: millrace.command.v1.ConnectorImage
+	(*AssignmentImage)(nil), // 17: millrace.command.v1.AssignmentImage
+	nil,                     // 18: millrace.command.v1.PutConnector.ConfigEntry
+	nil,                     // 19: millrace.command.v1.TaskConfig.ConfigEntry
+	nil,                     // 20: millrace.command.v1.Node.LabelsEntry
+	nil,                     // 21: millrace.command.v1.ConnectorImage.ConfigEntry
 }
 var file_command_v1_command_proto_depIdxs = []int32{
 	2,  // 0: millrace.command.v1.Command.put_connector:type_name -> millrace.command.v1.PutConnector
@@ -1368,29 +1489,30 @@ var file_command_v1_command_proto_depIdxs = []int32{
 	8,  // 4: millrace.command.v1.Command.assign:type_name -> millrace.command.v1.Assign
 	11, // 5: millrace.command.v1.Command.put_node:type_name -> millrace.command.v1.PutNode
 	12, // 6: millrace.command.v1.Command.remove_node:type_name -> millrace.command.v1.RemoveNode
-	13, // 7: millrace.command.v1.Command.set_cluster:type_name -> millrace.command.v1.SetCluster
-	17, // 8: millrace.command.v1.PutConnector.config:type_name -> millrace.command.v1.PutConnector.ConfigEntry
-	0,  // 9: millrace.command.v1.PutConnector.initial_state:type_name -> millrace.command.v1.TargetState
-	0,  // 10: millrace.command.v1.SetTargetState.state:type_name -> millrace.command.v1.TargetState
-	6,  // 11: millrace.command.v1.PutTaskConfigs.configs:type_name -> millrace.command.v1.TaskConfig
-	18, // 12: millrace.command.v1.TaskConfig.config:type_name -> millrace.command.v1.TaskConfig.ConfigEntry
-	9,  // 13: millrace.command.v1.Assign.assignments:type_name -> millrace.command.v1.Assignment
-	7,  // 14: millrace.command.v1.Assignment.unit:type_name -> millrace.command.v1.Unit
-	19, // 15: millrace.command.v1.Node.labels:type_name -> millrace.command.v1.Node.LabelsEntry
-	10, // 16: millrace.command.v1.PutNode.node:type_name -> millrace.command.v1.Node
-	13, // 17: millrace.command.v1.Image.cluster:type_name -> millrace.command.v1.SetCluster
-	10, // 18: millrace.command.v1.Image.nodes:type_name -> millrace.command.v1.Node
-	15, // 19: millrace.command.v1.Image.connectors:type_name -> millrace.command.v1.ConnectorImage
-	16, // 20: millrace.command.v1.Image.assignments:type_name -> millrace.command.v1.AssignmentImage
-	20, // 21: millrace.command.v1.ConnectorImage.config:type_name -> millrace.command.v1.ConnectorImage.ConfigEntry
-	0,  // 22: millrace.command.v1.ConnectorImage.target_state:type_name -> millrace.command.v1.TargetState
-	6,  // 23: millrace.command.v1.ConnectorImage.task_configs:type_name -> millrace.command.v1.TaskConfig
-	7,  // 24: millrace.command.v1.AssignmentImage.unit:type_name -> millrace.command.v1.Unit
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	14, // 7: millrace.command.v1.Command.set_cluster:type_name -> millrace.command.v1.SetCluster
+	13, // 8: millrace.command.v1.Command.set_drain:type_name -> millrace.command.v1.SetDrain
+	18, // 9: millrace.command.v1.PutConnector.config:type_name -> millrace.command.v1.PutConnector.ConfigEntry
+	0,  // 10: millrace.command.v1.PutConnector.initial_state:type_name -> millrace.command.v1.TargetState
+	0,  // 11: millrace.command.v1.SetTargetState.state:type_name -> millrace.command.v1.TargetState
+	6,  // 12: millrace.command.v1.PutTaskConfigs.configs:type_name -> millrace.command.v1.TaskConfig
+	19, // 13: millrace.command.v1.TaskConfig.config:type_name -> millrace.command.v1.TaskConfig.ConfigEntry
+	9,  // 14: millrace.command.v1.Assign.assignments:type_name -> millrace.command.v1.Assignment
+	7,  // 15: millrace.command.v1.Assignment.unit:type_name -> millrace.command.v1.Unit
+	20, // 16: millrace.command.v1.Node.labels:type_name -> millrace.command.v1.Node.LabelsEntry
+	10, // 17: millrace.command.v1.PutNode.node:type_name -> millrace.command.v1.Node
+	14, // 18: millrace.command.v1.Image.cluster:type_name -> millrace.command.v1.SetCluster
+	10, // 19: millrace.command.v1.Image.nodes:type_name -> millrace.command.v1.Node
+	16, // 20: millrace.command.v1.Image.connectors:type_name -> millrace.command.v1.ConnectorImage
+	17, // 21: millrace.command.v1.Image.assignments:type_name -> millrace.command.v1.AssignmentImage
+	21, // 22: millrace.command.v1.ConnectorImage.config:type_name -> millrace.command.v1.ConnectorImage.ConfigEntry
+	0,  // 23: millrace.command.v1.ConnectorImage.target_state:type_name -> millrace.command.v1.TargetState
+	6,  // 24: millrace.command.v1.ConnectorImage.task_configs:type_name -> millrace.command.v1.TaskConfig
+	7,  // 25: millrace.command.v1.AssignmentImage.unit:type_name -> millrace.command.v1.Unit
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_command_proto_init() }
@@ -1407,6 +1529,7 @@ func file_command_v1_command_proto_init() {
 		(*Command_PutNode)(nil),
 		(*Command_RemoveNode)(nil),
 		(*Command_SetCluster)(nil),
+		(*Command_SetDrain)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1414,7 +1537,7 @@ func file_command_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_v1_command_proto_rawDesc), len(file_command_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
