@@ -38,6 +38,7 @@ const (
 	StallAfter          = "task.stall.after.ms"
 	HangTimeout         = "task.hang.timeout.ms"
 	PlacementLabels     = "placement.labels"
+	TasksWeight         = "tasks.weight"
 	Linger              = "linger.ms"
 	BatchMaxRecords     = "batch.max.records"
 	MaxBytesInFlight    = "max.bytes.in.flight"
@@ -105,6 +106,10 @@ func common() []configdef.Key {
 		{
 			Name: PlacementLabels, Type: configdef.List, Default: "", Check: labels, Importance: configdef.Low, Group: "Common", Example: "zone=a,disk=ssd",
 			Doc: "Labels that a worker must have to run this connector, as name=value, comma-separated.",
+		},
+		{
+			Name: TasksWeight, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, HasMax: true, Max: 1000, Importance: configdef.Low, Group: "Common",
+			Doc: "What each task of this connector costs a worker in proportion to others; tasks are dealt out by weight.",
 		},
 		{
 			Name: RestartMaxAttempts, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",
