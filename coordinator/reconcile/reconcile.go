@@ -36,7 +36,7 @@ type Loop struct {
 	Logger   *slog.Logger
 
 	repairs repairs
-	moves moves
+	moves   moves
 	// rest is what the last round looked at, if it found nothing to do and to wait for: to look at the same again would be a waste.
 	rest facts
 }

@@ -5,6 +5,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,6 +96,7 @@ type route struct {
 	path    []string
 	methods map[string]handler
 	local   bool
+	maxBody int64 // 0: maxBody
 }
 
 // Handler returns the routes.
@@ -157,7 +159,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, found *route) {
 		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(found.maxBody, maxBody))
 	if !found.local && !s.onLeader(w, r) {
 		return
 	}

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,7 +26,7 @@ func (s *Server) routes() []route {
 		return x
 	}
 	const get, put, post, del, patch = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodPatch
-	return []route{
+	return slices.Concat(clusterRoutes(r), []route{
 		local("", root),
 		local("health", health),
 		local("connector-plugins", plugins),
@@ -48,12 +49,11 @@ func (s *Server) routes() []route {
 		r("connectors/*/topics/reset", map[string]handler{put: later}),
 		r("admin/loggers", map[string]handler{get: later}),
 		r("admin/loggers/*", map[string]handler{get: later, put: later}),
-		r("millrace/v1/cluster", map[string]handler{get: cluster}),
 		r("millrace/v1/connectors/*/progress", map[string]handler{get: progress}),
 		r("millrace/v1/connectors/*/events", map[string]handler{get: events}),
 		r("millrace/v1/connectors/*/signals", map[string]handler{post: signal}),
 		r("metrics", map[string]handler{get: metrics}),
-	}
+	})
 }
 
 func root(s *Server, _ *http.Request) (int, any, error) {
@@ -232,10 +232,6 @@ func restart(s *Server, r *http.Request) (int, any, error) {
 // later answers for the endpoints of Kafka Connect that are not built yet.
 func later(*Server, *http.Request) (int, any, error) {
 	return 0, nil, fault.New(fault.Unsupported, "This endpoint of Kafka Connect is not supported yet")
-}
-
-func cluster(s *Server, _ *http.Request) (int, any, error) {
-	return http.StatusOK, s.opts.Herder.Cluster(s.opts.Version), nil
 }
 
 func progress(s *Server, r *http.Request) (int, any, error) {
