@@ -151,8 +151,8 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 	for _, w := range wants {
 		owner := w.now.Worker
 		// I1: an owner that this leader has not heard of yet may be alive until the election is a lease ago, and so may be one that was
-		// letting go of a unit when the last leader took it back.
-		if !settled && w.now.Epoch > 0 && (owner == "" || !l.Sessions.Alive(owner) && !l.Sessions.Left(owner)) {
+		// letting go of a unit when the last leader took it back, or its connector was deleted.
+		if !settled && (owner == "" || !l.Sessions.Alive(owner) && !l.Sessions.Left(owner)) {
 			continue
 		}
 		if owner != "" && l.Sessions.Alive(owner) {
