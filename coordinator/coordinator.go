@@ -81,7 +81,8 @@ type Coordinator struct {
 	fsm      *fsm.FSM
 	sessions *session.Registry
 	ready    chan struct{}
-	leading  atomic.Bool // leads, and has applied all that earlier leaders stored
+	leading  atomic.Bool                    // leads, and has applied all that earlier leaders stored
+	loop     atomic.Pointer[reconcile.Loop] // of the newest leadership
 	// restoring: the state is being replaced, and no session may begin.
 	restoring atomic.Bool
 
@@ -175,7 +176,18 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	close(c.ready)
 
-	g, run := errgroup.WithContext(ctx)
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	g, run := errgroup.WithContext(work)
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			c.finishMoves()
+			endWork()
+		case <-run.Done():
+		}
+		return nil
+	})
 	g.Go(func() error { return c.lead(run) })
 	g.Go(func() error { return c.register(run) })
 	g.Go(func() error {
@@ -225,9 +237,20 @@ func (c *Coordinator) lead(ctx context.Context) error {
 					}
 					return
 				}
-				l := reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Logger: c.opts.Logger.With("component", "reconcile")}
+				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Logger: c.opts.Logger.With("component", "reconcile")}
+				c.loop.Store(l)
 				_ = l.Run(run)
 			})
+		}
+	}
+}
+
+// finishMoves lets the units that are on their way arrive, for a moment: the next leader would wait a lease before it gives them to anybody, since
+// this node's worker, which may have run them, will not say hello to it.
+func (c *Coordinator) finishMoves() {
+	for until := time.Now().Add(time.Second); c.leading.Load() && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		if l := c.loop.Load(); l == nil || l.Placed() {
+			return
 		}
 	}
 }

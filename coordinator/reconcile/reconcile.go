@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/coordinator/assign"
@@ -39,8 +40,11 @@ type Loop struct {
 	moves   moves
 	// rest is what the last round looked at, if it found nothing to do and to wait for: to look at the same again would be a waste.
 	rest facts
+	// placed is what a round looked at that found no unit on its way.
+	placed atomic.Pointer[facts]
 }
 
+// facts are versions of all that a round looks at.
 type facts struct {
 	index, sessions uint64
 	live            int
@@ -136,9 +140,7 @@ type want struct {
 
 // assign moves units one step nearer to where they should be.
 func (l *Loop) assign(ctx context.Context) (bool, error) {
-	now := facts{settled: l.settled()}
-	now.sessions, now.live = l.Sessions.Version()
-	l.View(func(s *state.State) { now.index = s.Index() })
+	now := l.facts()
 	if now == l.rest {
 		return false, nil
 	}
@@ -164,6 +166,7 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 	workers := l.workers(settled)
 	plan := assign.Plan(workers, units, l.wishes(free, workers, current))
 	budget := l.moves.begin(l, free)
+	held := false
 	for _, w := range free {
 		u, owner, to := w.unit.ID, current[w.unit.ID], plan[w.unit.ID]
 		a := &commandv1.Assignment{Unit: &commandv1.Unit{Connector: u.Connector, Task: u.Task}, Worker: to, ExpectedEpoch: w.now.Epoch}
@@ -178,12 +181,16 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 			}
 			a.Worker = "" // taken back first; given away when the old worker has let go
 		case to != "" && l.Sessions.HeldElsewhere(u, to):
+			held = true
 			continue // I1: a live worker has not let go yet
 		}
 		changes = append(changes, a)
 	}
 	l.joined(budget)
 	if len(changes) == 0 {
+		if !held {
+			l.placed.Store(&now)
+		}
 		if len(l.moves.since) == 0 && !budget.waits && len(l.repairs) == 0 {
 			l.rest = now
 		}
@@ -203,6 +210,19 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 		l.Logger.Info("assignment", "unit", u.String(), "worker", a.Worker, "epoch", r.Index)
 	}
 	return true, nil
+}
+
+func (l *Loop) facts() facts {
+	now := facts{settled: l.settled()}
+	now.sessions, now.live = l.Sessions.Version()
+	l.View(func(s *state.State) { now.index = s.Index() })
+	return now
+}
+
+// Placed reports whether no unit is on its way from one worker to another, as of now. Safe for use beside Run.
+func (l *Loop) Placed() bool {
+	p := l.placed.Load()
+	return p != nil && *p == l.facts()
 }
 
 // settled reports whether all is known that a new leader must learn: each worker that is listed or owns something has said hello, or has had the

@@ -172,7 +172,18 @@ func TestJoinAndDrain(t *testing.T) {
 		}
 		drain := func(on bool) {
 			r.apply(&commandv1.Command{Protocol: 2, Kind: &commandv1.Command_SetDrain{SetDrain: &commandv1.SetDrain{Node: "a", Drained: on}}})
-			r.settle(nil)
+			if r.loop.Placed() {
+				t.Error("all is said to be in its place before anybody has looked")
+			}
+			if _, err := r.loop.Step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if r.loop.Placed() {
+				t.Error("units are on their way, and said to be in their place")
+			}
+			if r.settle(nil); !r.loop.Placed() {
+				t.Error("all is in its place, and said not to be")
+			}
 		}
 		r.most = 0
 		drain(true)
