@@ -129,7 +129,11 @@ func (r *Registry) Hello(h *clusterv1.Hello) bool {
 	}
 	w.young = w.seen.Add(joinTime - time.Duration(h.UpMs)*time.Millisecond)
 	if old != nil && old.boot == h.BootId {
-		w.young, w.draining = old.young, old.draining
+		w.draining = old.draining
+		// One whose lease was over has lost its units, and gets its share again as a new one does.
+		if w.young = old.young; w.seen.Sub(old.seen) >= r.timing.Lease+r.timing.Margin {
+			w.young = w.seen.Add(joinTime)
+		}
 	}
 	for _, run := range h.Running {
 		w.holds[unitID(run.Unit)] = run.Epoch
