@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -25,17 +26,22 @@ import (
 // ErrNoLeader: no coordinator that answers knows a leader.
 var ErrNoLeader = errors.New("no leader is known")
 
+// Dialer connects to an address.
+type Dialer func(ctx context.Context, addr string) (net.Conn, error)
+
 // Client knows some coordinators and learns of more.
 type Client struct {
+	dialer Dialer
+
 	mu    sync.Mutex // guards: addrs, conns, hint
 	addrs []string
 	conns map[string]*grpc.ClientConn
 	hint  string
 }
 
-// New makes a client that begins with the given cluster addresses. It does no I/O.
-func New(addrs []string) *Client {
-	return &Client{addrs: slices.Clone(addrs), conns: map[string]*grpc.ClientConn{}}
+// New makes a client that begins with the given cluster addresses. It does no I/O. A nil Dialer is the host's network.
+func New(addrs []string, d Dialer) *Client {
+	return &Client{dialer: d, addrs: slices.Clone(addrs), conns: map[string]*grpc.ClientConn{}}
 }
 
 // Learn adds addresses of coordinators.
@@ -74,7 +80,7 @@ func (c *Client) dial(addr string) (clusterv1.ClusterClient, error) {
 	if conn := c.conns[addr]; conn != nil {
 		return clusterv1.NewClusterClient(conn), nil
 	}
-	conn, err := grpc.NewClient("passthrough:///"+addr,
+	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A restarted coordinator should be found in milliseconds, not after gRPC's default of seconds.
@@ -82,7 +88,12 @@ func (c *Client) dial(addr string) (clusterv1.ClusterClient, error) {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
+	}
+	if c.dialer != nil {
+		opts = append(opts, grpc.WithContextDialer(c.dialer))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+addr, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}

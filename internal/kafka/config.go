@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -24,7 +25,9 @@ type Config struct {
 	TLS *tls.Config
 	// User and Password log in with SASL PLAIN when User is set.
 	User, Password string
-	Logger         *slog.Logger
+	// Dial, if set, connects in place of the host's network.
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Logger *slog.Logger
 }
 
 // Timeouts of a single request on the wire. Waits are bounded by the caller's context.
@@ -61,18 +64,87 @@ func (c Config) sarama() *sarama.Config {
 	return s
 }
 
+// cuttable is a client whose Close cuts what is under way. sarama's own waits for it: a request holds its connection's mutex until it is answered.
+type cuttable struct {
+	sarama.Client
+	dialer *dialer
+}
+
+// Close implements sarama.Client.
+func (c cuttable) Close() error {
+	c.dialer.close()
+	return c.Client.Close()
+}
+
+// dialer keeps the connections of a client, and refuses more once it is closed. It is a proxy.Dialer, as sarama wants it.
+type dialer struct {
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	mu     sync.Mutex // guards: conns, closed
+	conns  map[*tracked]struct{}
+	closed bool
+}
+
+// Dial implements proxy.Dialer.
+func (d *dialer) Dial(network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	c, err := d.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errors.Join(net.ErrClosed, c.Close())
+	}
+	t := &tracked{c, d}
+	d.conns[t] = struct{}{}
+	return t, nil
+}
+
+// tracked is a connection that its dialer forgets when it is closed.
+type tracked struct {
+	net.Conn
+	d *dialer
+}
+
+// Close implements net.Conn.
+func (t *tracked) Close() error {
+	t.d.mu.Lock()
+	delete(t.d.conns, t)
+	t.d.mu.Unlock()
+	return t.Conn.Close()
+}
+
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	for t := range d.conns {
+		_ = t.Conn.Close()
+	}
+	clear(d.conns)
+}
+
 // client connects; it tries for as long as ctx lives only once, so that the caller owns the retries.
 func (c Config) client(ctx context.Context) (sarama.Client, error) {
 	if len(c.Brokers) == 0 {
 		return nil, errors.New("no Kafka brokers are known")
 	}
+	d := &dialer{dial: c.Dial, conns: map[*tracked]struct{}{}}
+	if d.dial == nil {
+		d.dial = new(net.Dialer).DialContext
+	}
+	s := c.sarama()
+	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, d
 	type result struct {
 		client sarama.Client
 		err    error
 	}
 	done := make(chan result, 1)
 	go func() {
-		client, err := sarama.NewClient(c.Brokers, c.sarama())
+		client, err := sarama.NewClient(c.Brokers, s)
 		done <- result{client, err}
 	}()
 	select {
@@ -80,8 +152,9 @@ func (c Config) client(ctx context.Context) (sarama.Client, error) {
 		if r.err != nil {
 			return nil, fmt.Errorf("connect to Kafka at %v: %w", c.Brokers, classify(r.err))
 		}
-		return r.client, nil
+		return cuttable{r.client, d}, nil
 	case <-ctx.Done():
+		d.close()
 		go func() {
 			if r := <-done; r.err == nil {
 				_ = r.client.Close()

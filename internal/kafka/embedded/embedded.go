@@ -26,7 +26,9 @@ type Options struct {
 	DataDir string
 	// ClusterID, if set, is what clients see; a stored one wins.
 	ClusterID string
-	Logger    *slog.Logger
+	// Listen, if set, opens Addr in place of the host's network.
+	Listen func(network, addr string) (net.Listener, error)
+	Logger *slog.Logger
 }
 
 // Broker is a running broker.
@@ -38,7 +40,10 @@ type Broker struct {
 // Start starts the broker; it serves when Start returns.
 func Start(o Options) (*Broker, error) {
 	// Looked at first, because the library's own message would not say which setting is wrong.
-	l, err := net.Listen("tcp", o.Addr)
+	if o.Listen == nil {
+		o.Listen = net.Listen
+	}
+	l, err := o.Listen("tcp", o.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("embedded broker: listen on %s (--embedded-kafka): %w", o.Addr, err)
 	}
