@@ -67,6 +67,12 @@ bench: build ## Debezium and Millrace in turn on one machine, about half an hour
 bench-go: ## Go benchmarks, for benchstat: make bench-go PKG=./internal/convert BENCH=Canal
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -count 10 $(PKG)
 
+SEEDS ?= 10000
+SEED  ?= 1
+.PHONY: sim
+sim: ## the whole cluster simulated under SEEDS seeds from SEED on: make sim SEEDS=1000
+	go test ./internal/sim -run TestSeeds -v -timeout 24h -sim.seeds $(SEEDS) -sim.seed $(SEED)
+
 FUZZTIME ?= 30s
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each; what it finds lands under testdata/fuzz

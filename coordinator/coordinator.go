@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +59,11 @@ type Options struct {
 	// MovesMax bounds how many running tasks are on the move at a time. Default 8.
 	MovesMax int
 	Logger   *slog.Logger
+
+	// Listen, Dial and Storage, if set, stand in for the host's network and for the log's files in DataDir.
+	Listen  func(network, addr string) (net.Listener, error)
+	Dial    func(ctx context.Context, addr string) (net.Conn, error)
+	Storage *raftnode.Storage
 }
 
 // Validate names what is missing.
@@ -156,7 +162,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if _, err := os.Stat(c.removedMark()); err == nil {
 		return fault.New(fault.Conflict, "%v", ErrRemoved)
 	}
-	mux, err := raftnode.Listen(c.opts.ListenAddr, c.opts.AdvertiseAddr)
+	mux, err := raftnode.Listen(c.opts.ListenAddr, c.opts.AdvertiseAddr, raftnode.Net{Listen: c.opts.Listen, Dial: c.opts.Dial})
 	if err != nil {
 		return err
 	}
@@ -165,7 +171,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	serving.Go(mux.Serve)
 	c.raft, err = raftnode.New(raftnode.Options{
 		ID: c.opts.NodeID, Dir: filepath.Join(c.opts.DataDir, "raft"), Mux: mux, FSM: c.fsm, ElectionTimeout: c.opts.ElectionTimeout,
-		Compaction: c.opts.Compaction, Logger: c.opts.Logger,
+		Storage: c.opts.Storage, Compaction: c.opts.Compaction, Logger: c.opts.Logger,
 	})
 	if err != nil {
 		return errors.Join(err, mux.Close(), serving.Wait())

@@ -36,6 +36,10 @@ type Options struct {
 	// DrainTime is how long the worker waits at its end for its units to move to others; 0: it stops them at once.
 	DrainTime time.Duration
 	Logger    *slog.Logger
+	// Dial, if set, reaches coordinators in place of the host's network.
+	Dial clusterclient.Dialer
+	// Faults are only set by the simulation.
+	Faults runner.Faults
 }
 
 // Worker is one worker.
@@ -91,7 +95,7 @@ func New(o Options) (*Worker, error) {
 		o.OffsetsTopic = kafka.OffsetsTopic
 	}
 	return &Worker{
-		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
+		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.Dial), lease: runner.NewLease(o.Faults), status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
 		signals: map[unitKey]*runner.Signals{},
 	}, nil

@@ -19,6 +19,7 @@ const raftMagic = 0x01
 // Mux shares one listener between Raft and gRPC, told apart by a connection's first byte.
 type Mux struct {
 	l         net.Listener
+	dial      func(ctx context.Context, addr string) (net.Conn, error)
 	advertise net.Addr
 	raft      *half
 	grpc      *half
@@ -27,16 +28,28 @@ type Mux struct {
 	open      atomic.Bool
 }
 
+// Net is a network; what is nil is the host's.
+type Net struct {
+	Listen func(network, addr string) (net.Listener, error)
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+}
+
 // Listen opens the cluster's port. advertise is what others dial; empty means the listener's own address.
-func Listen(addr, advertise string) (*Mux, error) {
-	l, err := net.Listen("tcp", addr)
+func Listen(addr, advertise string, n Net) (*Mux, error) {
+	if n.Listen == nil {
+		n.Listen = net.Listen
+	}
+	if n.Dial == nil {
+		n.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
+	}
+	l, err := n.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s (--cluster): %w", addr, err)
 	}
 	if advertise == "" {
 		advertise = l.Addr().String()
 	}
-	m := &Mux{l: l, advertise: address(advertise), closed: make(chan struct{})}
+	m := &Mux{l: l, dial: n.Dial, advertise: address(advertise), closed: make(chan struct{})}
 	m.raft, m.grpc = m.half(), m.half()
 	return m, nil
 }
@@ -154,8 +167,7 @@ func (h *half) Addr() net.Addr { return h.m.advertise }
 func (h *half) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", string(addr))
+	c, err := h.m.dial(ctx, string(addr))
 	if err != nil {
 		return nil, err
 	}

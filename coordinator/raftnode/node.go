@@ -43,7 +43,36 @@ type Options struct {
 	// ElectionTimeout is how long followers wait for a silent leader. Default 600 ms.
 	ElectionTimeout time.Duration
 	Compaction      Compaction
+	// Storage, if set, stands in for the files in Dir.
+	Storage *Storage
 	Logger          *slog.Logger
+}
+
+// Storage is where the log, the votes and the Raft snapshots are.
+type Storage struct {
+	Log interface {
+		raft.LogStore
+		raft.StableStore
+		io.Closer
+	}
+	Snapshots raft.SnapshotStore
+}
+
+// files opens the storage in a directory.
+func files(dir string, log hclog.Logger) (*Storage, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	path := filepath.Join(dir, "raft.db")
+	store, err := raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: boltOptions()})
+	if err != nil {
+		return nil, fmt.Errorf("open %s (is another node running on this data directory?): %w", path, err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, log)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("raft snapshots: %w", err), store.Close())
+	}
+	return &Storage{store, snaps}, nil
 }
 
 // Compaction says when the log gives way to a Raft snapshot. The zero value stands for DefaultCompaction.
@@ -71,7 +100,7 @@ const (
 type Node struct {
 	opts   Options
 	raft   *raft.Raft
-	store  *raftboltdb.BoltStore
+	store  io.Closer
 	trans  *raft.NetworkTransport
 	leader chan bool
 	fresh  bool
@@ -88,20 +117,17 @@ func New(o Options) (*Node, error) {
 	if o.Compaction == (Compaction{}) {
 		o.Compaction = DefaultCompaction()
 	}
-	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	store, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(o.Dir, "raft.db"), BoltOptions: boltOptions()})
-	if err != nil {
-		return nil, fmt.Errorf("open %s (is another node running on this data directory?): %w", filepath.Join(o.Dir, "raft.db"), err)
-	}
-	n := &Node{opts: o, store: store, leader: make(chan bool, 16)}
+	n := &Node{opts: o, leader: make(chan bool, 16)}
 	hlog := n.logAdapter(o.Logger)
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, 2, hlog)
-	if err != nil {
-		_ = store.Close()
-		return nil, fmt.Errorf("raft snapshots: %w", err)
+	if o.Storage == nil {
+		s, err := files(o.Dir, hlog)
+		if err != nil {
+			return nil, err
+		}
+		o.Storage = s
 	}
+	store, snaps := o.Storage.Log, o.Storage.Snapshots
+	n.store = store
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: o.Mux.Raft(), MaxPool: 3, Timeout: 5 * time.Second, Logger: hlog})
 	has, err := raft.HasExistingState(store, store, snaps)
 	if err != nil {

@@ -98,6 +98,7 @@ type Deps struct {
 	Live *Live
 	// Throttle keeps the task to max.records.per.second.
 	Throttle *Throttle
+	Faults   Faults
 }
 
 // TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).

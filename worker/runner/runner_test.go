@@ -18,7 +18,7 @@ import (
 // I1: a lease runs from when its message was sent, and never gets shorter.
 func TestLease(t *testing.T) {
 	t.Parallel()
-	var l Lease
+	l := NewLease(Faults{})
 	if l.Valid() {
 		t.Error("valid without a grant")
 	}
@@ -31,7 +31,7 @@ func TestLease(t *testing.T) {
 	if l.Left() < 59*time.Minute {
 		t.Error("a late answer made it shorter")
 	}
-	if !errors.Is((&Lease{}).Check(), ErrLeaseLost) {
+	if !errors.Is(NewLease(Faults{}).Check(), ErrLeaseLost) {
 		t.Error("Check says nothing")
 	}
 }

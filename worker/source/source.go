@@ -468,6 +468,10 @@ func (l *loop) durable(ctx context.Context) error {
 		}
 		last.msgs = last.msgs[:0]
 	}
+	records := last.msgs
+	if l.Faults.OffsetFirst {
+		last.msgs = nil
+	}
 	for key, o := range l.offsets {
 		value, err := kafka.OffsetValue(o.Position)
 		if err != nil {
@@ -482,7 +486,13 @@ func (l *loop) durable(ctx context.Context) error {
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
-	return tooLarge(l.producer.Commit(bounded))
+	err := l.producer.Commit(bounded)
+	if err == nil && l.Faults.OffsetFirst {
+		if err = l.producer.Send(ctx, records); err == nil {
+			err = l.producer.Commit(bounded)
+		}
+	}
+	return tooLarge(err)
 }
 
 // tooLarge adds the way out to the broker's refusal.

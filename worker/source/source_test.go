@@ -86,7 +86,7 @@ func (b bench) run(t *testing.T, task *counter, s runner.Settings) error {
 	task.done = make(chan struct{})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	lease := &runner.Lease{}
+	lease := runner.NewLease(runner.Faults{})
 	lease.Extend(time.Now(), time.Hour)
 	d := runner.Deps{
 		Kafka: b.kafka, ClusterID: "test", OffsetsTopic: b.offset, Lease: lease, Gate: &runner.Gate{}, Progress: runner.NewProgress(), Signals: &runner.Signals{},
