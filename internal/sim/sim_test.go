@@ -19,8 +19,8 @@ var (
 	verbose = flag.Bool("sim.log", false, "show what the nodes log")
 )
 
-// one runs a seed in a bubble. Only when asked to: now and then a bubble's time stands still, for a goroutine that waits for a mutex of sarama's
-// while its holder waits for time, and such a test would not end.
+// one runs a seed in a bubble. Only when asked to: now and then a bubble's time stands still, why is not known yet, and such a test would
+// not end.
 func one(t *testing.T, seed uint64, f runner.Faults) (r *Report) {
 	t.Helper()
 	if *seeds == 0 {
