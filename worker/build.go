@@ -31,6 +31,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 	d := runner.Deps{
 		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
 		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
+		Voids: a.VoidOffsets,
 	}
 	raw := a.Config
 	return func(ctx context.Context, live *runner.Live) (err error) {

@@ -230,6 +230,7 @@ func (w *Worker) manage(ctx context.Context) {
 			default:
 				r.a = a
 				r.unit.Pause(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+				r.unit.Progress.TopicsSince(a.TopicsSince)
 				if r.plan != nil {
 					r.plan.set(a)
 				}
@@ -296,6 +297,7 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 		Report: w.status.set,
 	}
 	u.Gate.Set(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+	u.Progress.TopicsSince(a.TopicsSince)
 	u.Policy = policyOf(a.Config, w.opts.Grace)
 	r := &running{a: a, unit: u, stop: stop, done: make(chan struct{})}
 	var attempt runner.Attempt

@@ -76,6 +76,9 @@ func (l *Loop) Step(ctx context.Context) (bool, error) {
 	if done, err := l.plans(ctx); done || err != nil {
 		return done, err
 	}
+	if err := l.topics(ctx); err != nil {
+		return false, err
+	}
 	return l.assign(ctx)
 }
 
@@ -246,7 +249,10 @@ func AssignmentsOf(s *state.State, worker string) *clusterv1.Assignments {
 			// keeps what it has only if it still may.
 			continue
 		default:
-			x.Config = c.TaskConfigs[a.Unit.Task]
+			x.Config, x.TopicsSince = c.TaskConfigs[a.Unit.Task], c.TopicsSince
+			for _, v := range s.Voids(c.Name) {
+				x.VoidOffsets = append(x.VoidOffsets, &clusterv1.VoidOffset{Topic: v.Topic, Partition: v.Partition, Below: v.Below})
+			}
 		}
 		out.Assignments = append(out.Assignments, x)
 	}

@@ -18,6 +18,8 @@ var (
 	ErrStalePlan = errors.New("task configs were planned from an older config")
 	// ErrStaleConfig: the config changed since the change was made of it. The proposer looks again.
 	ErrStaleConfig = errors.New("the connector's config changed meanwhile")
+	// ErrStaleTopics: the list of topics was reset after they were used. Those that are used again are reported again.
+	ErrStaleTopics = errors.New("the connector's topics were reset meanwhile")
 	// ErrUnknownCommand: the command is of a newer version. All nodes of this version refuse it alike.
 	ErrUnknownCommand = errors.New("unknown command")
 	// ErrFormat: the image is of a newer version.
@@ -58,6 +60,9 @@ type Connector struct {
 	// with an older config.
 	Generation  uint64
 	TaskConfigs []map[string]string
+	// Topics are those that its tasks have used since TopicsSince (the log index of the last reset), sorted.
+	Topics      []string
+	TopicsSince uint64
 	// For display, in ms since the Unix epoch.
 	CreatedMS, ChangedMS int64
 }
@@ -84,11 +89,13 @@ type State struct {
 	nodes       map[string]*commandv1.Node
 	connectors  map[string]*Connector
 	assignments map[UnitID]Assignment
+	// voided by connector; it outlives the connector (see voids.go).
+	voided map[string][]Void
 }
 
 // New returns the empty state.
 func New() *State {
-	return &State{nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}}
+	return &State{nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, voided: map[string][]Void{}}
 }
 
 // Index is the log index of the last command applied.
@@ -151,6 +158,12 @@ func (s *State) Apply(index uint64, c *commandv1.Command) Result {
 		delete(s.nodes, k.RemoveNode.Id)
 	case *commandv1.Command_SetCluster:
 		s.cluster = k.SetCluster
+	case *commandv1.Command_AddTopics:
+		r.Connector, r.Err = s.addTopics(k.AddTopics)
+	case *commandv1.Command_ResetTopics:
+		r.Connector, r.Err = s.resetTopics(index, k.ResetTopics.Connector)
+	case *commandv1.Command_VoidOffsets:
+		s.voidOffsets(index, k.VoidOffsets)
 	default:
 		r.Err = ErrUnknownCommand
 	}
@@ -181,6 +194,7 @@ func (s *State) putConnector(index uint64, nowMS int64, p *commandv1.PutConnecto
 		// The tasks go on with their configs until new ones are planned.
 		c.Target, c.CreatedMS = old.Target, old.CreatedMS
 		c.PlannedIndex, c.Generation, c.TaskConfigs = old.PlannedIndex, old.Generation, old.TaskConfigs
+		c.Topics, c.TopicsSince = old.Topics, old.TopicsSince
 	}
 	s.connectors[p.Name] = c
 	return c, nil
@@ -246,11 +260,12 @@ const imageFormat = 1
 
 // Image returns the state as a message, in a fixed order.
 func (s *State) Image() *commandv1.Image {
-	img := &commandv1.Image{Format: imageFormat, Index: s.index, Cluster: s.cluster, Nodes: s.Nodes()}
+	img := &commandv1.Image{Format: imageFormat, Index: s.index, Cluster: s.cluster, Nodes: s.Nodes(), Voided: s.voidedImage()}
 	for _, c := range s.Connectors() {
 		ci := &commandv1.ConnectorImage{
 			Name: c.Name, Config: c.Config, TargetState: c.Target, ConfigIndex: c.ConfigIndex, PlannedIndex: c.PlannedIndex,
 			Generation: c.Generation, CreatedUnixMs: c.CreatedMS, ChangedUnixMs: c.ChangedMS,
+			Topics: c.Topics, TopicsSince: c.TopicsSince,
 		}
 		for _, t := range c.TaskConfigs {
 			ci.TaskConfigs = append(ci.TaskConfigs, &commandv1.TaskConfig{Config: t})
@@ -279,6 +294,7 @@ func FromImage(img *commandv1.Image) (*State, error) {
 		c := &Connector{
 			Name: ci.Name, Config: ci.Config, Target: ci.TargetState, ConfigIndex: ci.ConfigIndex, PlannedIndex: ci.PlannedIndex,
 			Generation: ci.Generation, CreatedMS: ci.CreatedUnixMs, ChangedMS: ci.ChangedUnixMs,
+			Topics: ci.Topics, TopicsSince: ci.TopicsSince,
 		}
 		if c.Config == nil {
 			c.Config = map[string]string{}
@@ -287,6 +303,9 @@ func FromImage(img *commandv1.Image) (*State, error) {
 			c.TaskConfigs = append(c.TaskConfigs, t.Config)
 		}
 		s.connectors[c.Name] = c
+	}
+	for _, v := range img.Voided {
+		s.voided[v.Connector] = append(s.voided[v.Connector], Void{v.GetPartition().GetTopic(), v.GetPartition().GetPartition(), v.Index})
 	}
 	for _, a := range img.Assignments {
 		u := UnitID{a.GetUnit().GetConnector(), a.GetUnit().GetTask()}

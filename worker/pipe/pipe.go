@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -285,8 +286,13 @@ func (l *loop) commit(ctx context.Context, b batch) error {
 			return fmt.Errorf("the function gave no action for record %s-%d@%d", m.Topic, m.Partition, m.Offset)
 		}
 	}
+	used := map[string]struct{}{}
+	for _, m := range b.in {
+		used[m.Topic] = struct{}{}
+	}
 	for _, m := range msgs {
 		bytes += len(m.Key) + len(m.Value)
+		used[m.Topic] = struct{}{}
 	}
 	defer l.Live.Enter(runner.WaitBroker)()
 	if err := l.producer.Send(ctx, msgs); err != nil {
@@ -303,6 +309,7 @@ func (l *loop) commit(ctx context.Context, b batch) error {
 		return err
 	}
 	l.Progress.Committed(len(msgs), bytes)
+	l.Progress.Used(slices.Collect(maps.Keys(used))...)
 	l.Progress.Dropped(dropped)
 	l.Progress.Newest(newest)
 	l.Progress.Lag(b.lag)

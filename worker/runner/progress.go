@@ -2,6 +2,7 @@ package runner
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,11 +25,14 @@ type Progress struct {
 	rateAt time.Time
 	rateN  uint64
 	rate   float64
+	// topics used since the list was reset, which since names.
+	topics map[string]struct{}
+	since  uint64
 }
 
 // NewProgress returns a Progress that knows no lag yet.
 func NewProgress() *Progress {
-	p := &Progress{rateAt: time.Now()}
+	p := &Progress{rateAt: time.Now(), topics: map[string]struct{}{}}
 	p.lag.Store(-1)
 	return p
 }
@@ -55,6 +59,25 @@ func (p *Progress) Committed(records, bytes int) {
 	defer p.mu.Unlock()
 	if p.live != nil {
 		p.live.moved()
+	}
+}
+
+// Used notes the topics that were read or written.
+func (p *Progress) Used(topics ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range topics {
+		p.topics[t] = struct{}{}
+	}
+}
+
+// TopicsSince begins the list of used topics anew when its reset is another than the last one.
+func (p *Progress) TopicsSince(reset uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.since != reset {
+		p.since = reset
+		clear(p.topics)
 	}
 }
 
@@ -103,6 +126,7 @@ func (p *Progress) Message() *clusterv1.Progress {
 	if m.Stall != nil {
 		m.Stall.LastRecordUnixMs = p.newest.Load()
 	}
+	m.Topics, m.TopicsSince = slices.Sorted(maps.Keys(p.topics)), p.since
 	return m
 }
 

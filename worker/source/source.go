@@ -135,7 +135,8 @@ type bundle struct {
 	bytes  int
 	newest int64
 	offset connectors.Offset
-	weight int64 // of the budget
+	topics []string // of the messages; neighbours mostly share one
+	weight int64    // of the budget
 }
 
 func (l *loop) poll(ctx context.Context, out chan<- *bundle) error {
@@ -187,7 +188,7 @@ func (l *loop) convert(ctx context.Context, batch *connectors.Batch) (*bundle, e
 	case b = <-l.bundles:
 	default:
 	}
-	b.bytes, b.newest, b.offset = 0, 0, batch.Offset
+	b.bytes, b.newest, b.offset, b.topics = 0, 0, batch.Offset, b.topics[:0]
 	for i := range batch.Records {
 		if err := l.add(ctx, b, &batch.Records[i]); err != nil {
 			return nil, err
@@ -342,6 +343,9 @@ func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 	if change != nil {
 		b.newest = max(b.newest, change.Source.TimeMS)
 	}
+	if n := len(b.topics); n == 0 || b.topics[n-1] != r.Topic {
+		b.topics = append(b.topics, r.Topic)
+	}
 	b.bytes += len(m.Key) + len(m.Value)
 	b.msgs = append(b.msgs, m)
 	return nil
@@ -438,6 +442,7 @@ func (l *loop) commit(ctx context.Context) error {
 	l.Progress.Committed(l.records, l.bytes)
 	for _, b := range l.txn {
 		l.Progress.Newest(b.newest)
+		l.Progress.Used(b.topics...)
 		l.recycle(b)
 	}
 	for _, o := range l.offsets {

@@ -1245,7 +1245,11 @@ type Assignment struct {
 	// Number of tasks of the connector (for tasks): input partitions are split over them.
 	TaskCount int32 `protobuf:"varint,6,opt,name=task_count,json=taskCount,proto3" json:"task_count,omitempty"`
 	// For the planning half: true while the leader has no task configs for config_index.
-	PlanWanted    bool `protobuf:"varint,7,opt,name=plan_wanted,json=planWanted,proto3" json:"plan_wanted,omitempty"`
+	PlanWanted bool `protobuf:"varint,7,opt,name=plan_wanted,json=planWanted,proto3" json:"plan_wanted,omitempty"`
+	// Where the connector's list of used topics begins; Progress names it.
+	TopicsSince uint64 `protobuf:"varint,20,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
+	// What a sink keeps of its own offsets and counts no more.
+	VoidOffsets   []*VoidOffset `protobuf:"bytes,21,rep,name=void_offsets,json=voidOffsets,proto3" json:"void_offsets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1329,6 +1333,82 @@ func (x *Assignment) GetPlanWanted() bool {
 	return false
 }
 
+func (x *Assignment) GetTopicsSince() uint64 {
+	if x != nil {
+		return x.TopicsSince
+	}
+	return 0
+}
+
+func (x *Assignment) GetVoidOffsets() []*VoidOffset {
+	if x != nil {
+		return x.VoidOffsets
+	}
+	return nil
+}
+
+// VoidOffset: own offsets of the partition that were stored under an epoch below this one do not count. Empty topic: of all partitions
+// that have no entry of their own.
+type VoidOffset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Below         uint64                 `protobuf:"varint,3,opt,name=below,proto3" json:"below,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoidOffset) Reset() {
+	*x = VoidOffset{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoidOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoidOffset) ProtoMessage() {}
+
+func (x *VoidOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoidOffset.ProtoReflect.Descriptor instead.
+func (*VoidOffset) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *VoidOffset) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *VoidOffset) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *VoidOffset) GetBelow() uint64 {
+	if x != nil {
+		return x.Below
+	}
+	return 0
+}
+
 // Planned is the planning half's answer, repeated in each heartbeat until the assignment no longer has plan_wanted.
 type Planned struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1342,7 +1422,7 @@ type Planned struct {
 
 func (x *Planned) Reset() {
 	*x = Planned{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1434,7 @@ func (x *Planned) String() string {
 func (*Planned) ProtoMessage() {}
 
 func (x *Planned) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1447,7 @@ func (x *Planned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Planned.ProtoReflect.Descriptor instead.
 func (*Planned) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Planned) GetConnector() string {
@@ -1407,7 +1487,7 @@ type TaskConfig struct {
 
 func (x *TaskConfig) Reset() {
 	*x = TaskConfig{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1419,7 +1499,7 @@ func (x *TaskConfig) String() string {
 func (*TaskConfig) ProtoMessage() {}
 
 func (x *TaskConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1432,7 +1512,7 @@ func (x *TaskConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConfig.ProtoReflect.Descriptor instead.
 func (*TaskConfig) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TaskConfig) GetConfig() map[string]string {
@@ -1467,7 +1547,7 @@ type UnitStatus struct {
 
 func (x *UnitStatus) Reset() {
 	*x = UnitStatus{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1559,7 @@ func (x *UnitStatus) String() string {
 func (*UnitStatus) ProtoMessage() {}
 
 func (x *UnitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1572,7 @@ func (x *UnitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStatus.ProtoReflect.Descriptor instead.
 func (*UnitStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnitStatus) GetUnit() *Unit {
@@ -1584,14 +1664,17 @@ type Progress struct {
 	// Set while the task does not move though there is something to do.
 	Stall *Stall `protobuf:"bytes,10,opt,name=stall,proto3" json:"stall,omitempty"`
 	// Why the task tries something again in place; empty: it does not.
-	Retrying      string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
+	Retrying string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
+	// Topics that it has read or written since the assignment's topics_since, which topics_since repeats.
+	Topics        []string `protobuf:"bytes,20,rep,name=topics,proto3" json:"topics,omitempty"`
+	TopicsSince   uint64   `protobuf:"varint,21,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1686,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1699,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -1696,6 +1779,20 @@ func (x *Progress) GetRetrying() string {
 	return ""
 }
 
+func (x *Progress) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *Progress) GetTopicsSince() uint64 {
+	if x != nil {
+		return x.TopicsSince
+	}
+	return 0
+}
+
 // Stall says since when a task does not move, and what it waits for.
 type Stall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1710,7 +1807,7 @@ type Stall struct {
 
 func (x *Stall) Reset() {
 	*x = Stall{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1819,7 @@ func (x *Stall) String() string {
 func (*Stall) ProtoMessage() {}
 
 func (x *Stall) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1832,7 @@ func (x *Stall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stall.ProtoReflect.Descriptor instead.
 func (*Stall) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Stall) GetWaitsFor() string {
@@ -1837,7 +1934,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"f\n" +
 	"\vAssignments\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12A\n" +
-	"\vassignments\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.AssignmentR\vassignments\"\xf9\x02\n" +
+	"\vassignments\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.AssignmentR\vassignments\"\xe0\x03\n" +
 	"\n" +
 	"Assignment\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
@@ -1848,10 +1945,17 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"task_count\x18\x06 \x01(\x05R\ttaskCount\x12\x1f\n" +
 	"\vplan_wanted\x18\a \x01(\bR\n" +
-	"planWanted\x1a9\n" +
+	"planWanted\x12!\n" +
+	"\ftopics_since\x18\x14 \x01(\x04R\vtopicsSince\x12B\n" +
+	"\fvoid_offsets\x18\x15 \x03(\v2\x1f.millrace.cluster.v1.VoidOffsetR\vvoidOffsets\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\n" +
+	"VoidOffset\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
+	"\x05below\x18\x03 \x01(\x04R\x05below\"\x9b\x01\n" +
 	"\aPlanned\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12!\n" +
 	"\fconfig_index\x18\x02 \x01(\x04R\vconfigIndex\x12\x14\n" +
@@ -1875,7 +1979,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\fmax_attempts\x18\b \x01(\x05R\vmaxAttempts\x12\x12\n" +
 	"\x04move\x18\t \x01(\bR\x04move\x12\x18\n" +
 	"\afailure\x18\n" +
-	" \x01(\tR\afailure\"\xf1\x03\n" +
+	" \x01(\tR\afailure\"\xac\x04\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"records_in\x18\x01 \x01(\x04R\trecordsIn\x12\x1f\n" +
@@ -1891,7 +1995,9 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06detail\x18\t \x03(\v2).millrace.cluster.v1.Progress.DetailEntryR\x06detail\x120\n" +
 	"\x05stall\x18\n" +
 	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x12\x1a\n" +
-	"\bretrying\x18\v \x01(\tR\bretrying\x1a9\n" +
+	"\bretrying\x18\v \x01(\tR\bretrying\x12\x16\n" +
+	"\x06topics\x18\x14 \x03(\tR\x06topics\x12!\n" +
+	"\ftopics_since\x18\x15 \x01(\x04R\vtopicsSince\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"w\n" +
@@ -1930,7 +2036,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -1952,19 +2058,20 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*HeartbeatAck)(nil),  // 17: millrace.cluster.v1.HeartbeatAck
 	(*Assignments)(nil),   // 18: millrace.cluster.v1.Assignments
 	(*Assignment)(nil),    // 19: millrace.cluster.v1.Assignment
-	(*Planned)(nil),       // 20: millrace.cluster.v1.Planned
-	(*TaskConfig)(nil),    // 21: millrace.cluster.v1.TaskConfig
-	(*UnitStatus)(nil),    // 22: millrace.cluster.v1.UnitStatus
-	(*Progress)(nil),      // 23: millrace.cluster.v1.Progress
-	(*Stall)(nil),         // 24: millrace.cluster.v1.Stall
-	nil,                   // 25: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 26: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 27: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 28: millrace.cluster.v1.Progress.DetailEntry
+	(*VoidOffset)(nil),    // 20: millrace.cluster.v1.VoidOffset
+	(*Planned)(nil),       // 21: millrace.cluster.v1.Planned
+	(*TaskConfig)(nil),    // 22: millrace.cluster.v1.TaskConfig
+	(*UnitStatus)(nil),    // 23: millrace.cluster.v1.UnitStatus
+	(*Progress)(nil),      // 24: millrace.cluster.v1.Progress
+	(*Stall)(nil),         // 25: millrace.cluster.v1.Stall
+	nil,                   // 26: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 27: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 28: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 29: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
-	25, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	26, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	5,  // 2: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 3: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
 	13, // 4: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
@@ -1978,31 +2085,32 @@ var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	14, // 12: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
 	12, // 13: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
 	4,  // 14: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
-	22, // 15: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
-	20, // 16: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
+	23, // 15: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
+	21, // 16: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
 	11, // 17: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
 	19, // 18: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
 	12, // 19: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
 	0,  // 20: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	26, // 21: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
-	21, // 22: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	27, // 23: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
-	12, // 24: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
-	1,  // 25: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	23, // 26: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	28, // 27: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	24, // 28: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 29: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	6,  // 30: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	8,  // 31: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 32: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	7,  // 33: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	9,  // 34: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	32, // [32:35] is the sub-list for method output_type
-	29, // [29:32] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	27, // 21: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	20, // 22: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
+	22, // 23: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
+	28, // 24: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	12, // 25: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
+	1,  // 26: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
+	24, // 27: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	29, // 28: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	25, // 29: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 30: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	6,  // 31: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	8,  // 32: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 33: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	7,  // 34: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	9,  // 35: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -2026,7 +2134,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
