@@ -434,6 +434,11 @@ func (c *Coordinator) Events(connector string) []session.Event { return c.sessio
 // WorkerAlive reports whether a worker has a lease. On the leader.
 func (c *Coordinator) WorkerAlive(id string) bool { return c.sessions.Alive(id) }
 
+// Running reports whether a worker may still run a task of a connector. On the leader.
+func (c *Coordinator) Running(connector string) bool {
+	return !c.sessions.Settled() || c.sessions.Runs(connector)
+}
+
 // Signal hands a signal to a task and waits for its answer.
 func (c *Coordinator) Signal(ctx context.Context, u state.UnitID, kind, data string) error {
 	return c.sessions.Signal(ctx, u, kind, data)

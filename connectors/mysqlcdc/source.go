@@ -32,6 +32,7 @@ func init() {
 		KeyConverter:   "json",
 		ValueConverter: "canal-json",
 		Validate:       validate,
+		CheckOffset:    checkOffset,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})
 	// Debezium's classes: the same connector, with the defaults that an unchanged config relies on.
@@ -46,6 +47,7 @@ func init() {
 		ValueConverter: "debezium-json",
 		JSONConverter:  "debezium-json",
 		Validate:       validate,
+		CheckOffset:    checkOffset,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/connectors"
@@ -20,6 +21,7 @@ import (
 	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/kafka"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
@@ -34,13 +36,30 @@ type Cluster interface {
 	Restart(ctx context.Context, units []state.UnitID) error
 	Signal(ctx context.Context, u state.UnitID, kind, data string) error
 	Info() *clusterv1.InfoResponse
+	// Running reports whether a worker may still run a task of the connector.
+	Running(connector string) bool
+}
+
+// Kafka is where connectors have their offsets.
+type Kafka struct {
+	// Config says how to talk to the brokers. No brokers: the cluster's.
+	kafka.Config
+	// OffsetsTopic is the cluster's topic for source offsets.
+	OffsetsTopic string
 }
 
 // Herder manages connectors.
-type Herder struct{ c Cluster }
+type Herder struct {
+	c     Cluster
+	kafka Kafka
+
+	mu sync.Mutex // guards: altering
+	// altering are the connectors whose offsets are being changed: nothing else may happen to them meanwhile.
+	altering map[string]bool
+}
 
 // New makes a herder.
-func New(c Cluster) *Herder { return &Herder{c} }
+func New(c Cluster, k Kafka) *Herder { return &Herder{c: c, kafka: k, altering: map[string]bool{}} }
 
 func notFound(name string) error { return fault.New(fault.NotFound, "Connector %s not found", name) }
 
@@ -181,6 +200,9 @@ func (h *Herder) Put(ctx context.Context, name string, given map[string]string) 
 		return nil, false, err
 	}
 	if err := check(ctx, given); err != nil {
+		return nil, false, err
+	}
+	if err := h.free(name); err != nil {
 		return nil, false, err
 	}
 	_, getErr := h.Get(name)
@@ -423,6 +445,9 @@ func (h *Herder) Expand(withStatus, withInfo bool) map[string]api.Expanded {
 
 // SetTarget pauses, resumes or stops.
 func (h *Herder) SetTarget(ctx context.Context, name string, t commandv1.TargetState) error {
+	if err := h.free(name); err != nil {
+		return err
+	}
 	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_SetTargetState{SetTargetState: &commandv1.SetTargetState{Name: name, State: t}}})
 	if err == nil && errors.Is(r.Err, state.ErrConnectorNotFound) {
 		return fault.New(fault.NotFound, "Unknown connector %s", name)
@@ -432,6 +457,9 @@ func (h *Herder) SetTarget(ctx context.Context, name string, t commandv1.TargetS
 
 // Delete deletes a connector. Its topics, offsets and consumer group stay.
 func (h *Herder) Delete(ctx context.Context, name string) error {
+	if err := h.free(name); err != nil {
+		return err
+	}
 	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_DeleteConnector{DeleteConnector: &commandv1.DeleteConnector{Name: name}}})
 	if err == nil && errors.Is(r.Err, state.ErrConnectorNotFound) {
 		return notFound(name)

@@ -9,12 +9,13 @@ import (
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/fault"
 )
 
 // Plugins lists the connector classes: sinks first, then sources, by name. Aliases are listed too, so that a tool that looks for the
-// class of an existing config finds it.
-func Plugins() []api.PluginInfo {
+// class of an existing config finds it. Converters, which Connect calls plugins too, come after them unless only connectors are wanted.
+func Plugins(onlyConnectors bool) []api.PluginInfo {
 	out := []api.PluginInfo{}
 	for _, want := range []string{"sink", "source"} {
 		for _, p := range connectors.All() {
@@ -30,14 +31,26 @@ func Plugins() []api.PluginInfo {
 			}
 		}
 	}
+	if !onlyConnectors {
+		for _, name := range convert.Classes() {
+			out = append(out, api.PluginInfo{Class: name, Type: "converter"})
+		}
+	}
 	return out
 }
 
-// PluginConfig lists the keys of a class: its own first, then the framework's.
-func PluginConfig(class string) ([]api.ConfigKey, error) {
+// PluginConfig lists the keys of a class: its own first, then the framework's. wanted is a version or a range of them.
+func PluginConfig(class, wanted string) ([]api.ConfigKey, error) {
+	in, err := parseRange(wanted)
+	if err != nil {
+		return nil, err
+	}
 	p, ok := connectors.Lookup(class)
 	if !ok {
 		return nil, fault.New(fault.NotFound, "Unknown plugin %s.", class)
+	}
+	if !in.holds(p.Version) {
+		return nil, fault.New(fault.Invalid, "Plugin %s not found that matches the version range %s, available versions: [%s]", p.Class, in, p.Version)
 	}
 	spec := p.Spec.With(config.Connector(p.Kind))
 	out := []api.ConfigKey{}

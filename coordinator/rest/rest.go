@@ -11,10 +11,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +25,7 @@ import (
 	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/loglevel"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
 
@@ -39,6 +42,10 @@ type Options struct {
 	Leader func(ctx context.Context) (addr string, self bool)
 	// Fault says what keeps this node from storing the cluster's state, empty when nothing does.
 	Fault func() string
+	// Levels are the process's log levels.
+	Levels *loglevel.Levels
+	// Nodes returns where the other nodes answer REST (host:port).
+	Nodes func(ctx context.Context) ([]string, error)
 	// KafkaClusterID is the brokers' own id, as far as it is known.
 	KafkaClusterID func() string
 	Logger         *slog.Logger
@@ -87,16 +94,6 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// handler answers on the leader. What it returns is the body; nil: none.
-type handler func(s *Server, r *http.Request) (status int, body any, err error)
-
-// route is a path, as segments where * stands for anything, with its methods.
-type route struct {
-	path    []string
-	methods map[string]handler
-	local   bool
-}
-
 // Handler returns the routes.
 func (s *Server) Handler() http.Handler {
 	routes := s.routes()
@@ -115,45 +112,39 @@ func (s *Server) Handler() http.Handler {
 			fail(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		var found *route
-		for i := range routes {
-			if match(routes[i].path, segs) {
-				found = &routes[i]
-				break
-			}
-		}
-		if found == nil {
-			fail(w, http.StatusNotFound, "HTTP 404 Not Found")
+		if here := at(routes, segs); len(here) > 0 {
+			s.serve(w, r, here)
 			return
 		}
-		s.serve(w, r, found)
+		fail(w, http.StatusNotFound, "HTTP 404 Not Found")
 	})
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, found *route) {
+// serve answers a request for a path that has these routes.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 	method := r.Method
-	if method == http.MethodHead {
+	switch method {
+	case http.MethodHead:
 		method = http.MethodGet
-	}
-	h := found.methods[method]
-	switch {
-	case r.Method == http.MethodOptions:
-		var allow []string
-		for m := range found.methods {
-			allow = append(allow, m)
-		}
-		w.Header().Set("Allow", strings.Join(append(allow, "OPTIONS"), ","))
-		w.Header().Set("Content-Type", "text/plain")
+	case http.MethodOptions:
+		allow := strings.Join(methods(here), ",")
+		w.Header().Set("Allow", allow)
+		write(w, http.StatusOK, text{"text/plain", strings.ReplaceAll(allow, ",", ", ") + "\n"})
 		return
-	case h == nil:
+	}
+	i := slices.IndexFunc(here, func(x *route) bool { return x.method == method })
+	if i < 0 {
 		fail(w, http.StatusMethodNotAllowed, "HTTP 405 Method Not Allowed")
 		return
 	}
-	if ct := r.Header.Get("Content-Type"); ct != "" && method != http.MethodGet && method != http.MethodDelete && !strings.HasPrefix(strings.TrimSpace(ct), "application/json") {
-		fail(w, http.StatusUnsupportedMediaType, "HTTP 415 Unsupported Media Type")
-		return
+	found := here[i]
+	if ct := r.Header.Get("Content-Type"); ct != "" && method != http.MethodGet && method != http.MethodDelete {
+		if media, _, err := mime.ParseMediaType(ct); err != nil || media != jsonMedia {
+			fail(w, http.StatusUnsupportedMediaType, "HTTP 415 Unsupported Media Type")
+			return
+		}
 	}
-	if a := r.Header.Get("Accept"); a != "" && !strings.Contains(a, "*/*") && !strings.Contains(a, "application/*") && !strings.Contains(a, "application/json") {
+	if !accepts(r, found.media) {
 		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
 		return
 	}
@@ -161,29 +152,31 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, found *route) {
 	if !found.local && !s.onLeader(w, r) {
 		return
 	}
-	status, body, err := h(s, r)
-	if errors.Is(err, raftnode.ErrNotLeader) {
+	status, body, err := found.handle(s, r)
+	switch {
+	case errors.Is(err, raftnode.ErrNotLeader):
 		// Leadership went while the request was on its way; nothing was changed.
 		fail(w, http.StatusConflict, "Cannot complete request momentarily due to no known leader URL, likely because a rebalance was underway.")
-		return
-	}
-	if err != nil {
-		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes", large.Limit))
-			return
-		}
-		if fault.KindOf(err) == fault.Internal {
-			s.opts.Logger.Error("REST request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-		}
-		fail(w, fault.Status(err), err.Error())
-		return
-	}
-	if status == http.StatusCreated {
-		if i, ok := body.(*api.ConnectorInfo); ok {
+	case err != nil:
+		s.failed(w, r, err)
+	default:
+		if i, ok := body.(*api.ConnectorInfo); ok && status == http.StatusCreated {
 			w.Header().Set("Location", "http://"+r.Host+"/connectors/"+url.PathEscape(i.Name))
 		}
+		write(w, status, body)
 	}
-	write(w, status, body)
+}
+
+// failed answers with an error.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes", large.Limit))
+		return
+	}
+	if fault.KindOf(err) == fault.Internal {
+		s.opts.Logger.Error("REST request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	fail(w, fault.Status(err), err.Error())
 }
 
 // onLeader reports whether this node is to answer. If not it has passed the request on, or said why it can't.
@@ -240,7 +233,11 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, leader string) 
 			p.Out.URL.RawQuery = q.Encode()
 			p.Out.Host = host // so that Location names the node that was asked
 		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				s.failed(w, r, err)
+				return
+			}
 			fail(w, http.StatusInternalServerError, "IO Error trying to forward REST request: "+err.Error())
 		},
 		ErrorLog: slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
@@ -264,18 +261,6 @@ func segments(r *http.Request) ([]string, error) {
 	return segs, nil
 }
 
-func match(pattern, segs []string) bool {
-	if len(pattern) != len(segs) {
-		return false
-	}
-	for i := range pattern {
-		if pattern[i] != "*" && pattern[i] != segs[i] {
-			return false
-		}
-	}
-	return true
-}
-
 func seg(r *http.Request, i int) string {
 	segs, _ := segments(r)
 	return segs[i]
@@ -286,21 +271,23 @@ func write(w http.ResponseWriter, status int, body any) {
 		w.WriteHeader(status)
 		return
 	}
-	if text, ok := body.(plain); ok {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	if t, ok := body.(text); ok {
+		w.Header().Set("Content-Type", t.media)
 		w.WriteHeader(status)
-		_, _ = io.WriteString(w, string(text))
+		_, _ = io.WriteString(w, t.body)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", jsonMedia)
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	_ = e.Encode(body)
 }
 
-// plain is a body that is no JSON.
-type plain string
+// text is a body that is no JSON.
+type text struct{ media, body string }
+
+const jsonMedia = "application/json"
 
 func fail(w http.ResponseWriter, status int, message string) {
 	write(w, status, api.Error{Code: status, Message: message})
@@ -328,7 +315,7 @@ func body(r *http.Request, v any) error {
 }
 
 // scalars turns the values of a config into text, as Connect does: numbers and booleans are taken, objects and lists are not.
-func scalars(in map[string]any) (map[string]string, error) {
+func scalars(in api.GivenConfig) (map[string]string, error) {
 	if in == nil {
 		return nil, fault.New(fault.Invalid, "The request needs a config: an object of settings")
 	}

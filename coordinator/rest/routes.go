@@ -8,53 +8,7 @@ import (
 	"github.com/millrace/millrace/coordinator/herder"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
-	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
-
-func (s *Server) routes() []route {
-	r := func(path string, methods map[string]handler) route {
-		var segs []string
-		if path != "" {
-			segs = strings.Split(path, "/")
-		}
-		return route{path: segs, methods: methods}
-	}
-	local := func(path string, h handler) route {
-		x := r(path, map[string]handler{http.MethodGet: h})
-		x.local = true
-		return x
-	}
-	const get, put, post, del, patch = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodPatch
-	return []route{
-		local("", root),
-		local("health", health),
-		local("connector-plugins", plugins),
-		local("connector-plugins/*/config", pluginConfig),
-		r("connector-plugins/*/config/validate", map[string]handler{put: validate}),
-		r("connectors", map[string]handler{get: list, post: create}),
-		r("connectors/*", map[string]handler{get: getConnector, del: deleteConnector}),
-		r("connectors/*/config", map[string]handler{get: getConfig, put: putConfig, patch: patchConfig}),
-		r("connectors/*/status", map[string]handler{get: status}),
-		r("connectors/*/tasks", map[string]handler{get: tasks}),
-		r("connectors/*/tasks-config", map[string]handler{get: tasksConfig}),
-		r("connectors/*/tasks/*/status", map[string]handler{get: taskStatus}),
-		r("connectors/*/tasks/*/restart", map[string]handler{post: restartTask}),
-		r("connectors/*/restart", map[string]handler{post: restart}),
-		r("connectors/*/pause", map[string]handler{put: s.setTarget(commandv1.TargetState_TARGET_STATE_PAUSED, http.StatusAccepted)}),
-		r("connectors/*/resume", map[string]handler{put: s.setTarget(commandv1.TargetState_TARGET_STATE_RUNNING, http.StatusAccepted)}),
-		r("connectors/*/stop", map[string]handler{put: s.setTarget(commandv1.TargetState_TARGET_STATE_STOPPED, http.StatusNoContent)}),
-		r("connectors/*/offsets", map[string]handler{get: later, patch: later, del: later}),
-		r("connectors/*/topics", map[string]handler{get: later}),
-		r("connectors/*/topics/reset", map[string]handler{put: later}),
-		r("admin/loggers", map[string]handler{get: later}),
-		r("admin/loggers/*", map[string]handler{get: later, put: later}),
-		r("millrace/v1/cluster", map[string]handler{get: cluster}),
-		r("millrace/v1/connectors/*/progress", map[string]handler{get: progress}),
-		r("millrace/v1/connectors/*/events", map[string]handler{get: events}),
-		r("millrace/v1/connectors/*/signals", map[string]handler{post: signal}),
-		r("metrics", map[string]handler{get: metrics}),
-	}
-}
 
 func root(s *Server, _ *http.Request) (int, any, error) {
 	return http.StatusOK, api.ServerInfo{Version: ConnectVersion, Commit: s.opts.Commit, KafkaClusterID: s.opts.KafkaClusterID()}, nil
@@ -70,10 +24,16 @@ func health(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusOK, api.Health{Status: "healthy", Message: "Worker has completed startup and is ready to handle requests."}, nil
 }
 
-func plugins(*Server, *http.Request) (int, any, error) { return http.StatusOK, herder.Plugins(), nil }
+func plugins(_ *Server, r *http.Request) (int, any, error) {
+	only := true
+	if q := r.URL.Query(); q.Has("connectorsOnly") {
+		only = isTrue(r, "connectorsOnly")
+	}
+	return http.StatusOK, herder.Plugins(only), nil
+}
 
 func pluginConfig(_ *Server, r *http.Request) (int, any, error) {
-	keys, err := herder.PluginConfig(seg(r, 1))
+	keys, err := herder.PluginConfig(seg(r, 1), r.URL.Query().Get("version"))
 	return http.StatusOK, keys, err
 }
 
@@ -87,7 +47,7 @@ func validate(_ *Server, r *http.Request) (int, any, error) {
 }
 
 func flat(r *http.Request) (map[string]string, error) {
-	var in map[string]any
+	var in api.GivenConfig
 	if err := body(r, &in); err != nil {
 		return nil, err
 	}
@@ -150,7 +110,7 @@ func putConfig(s *Server, r *http.Request) (int, any, error) {
 }
 
 func patchConfig(s *Server, r *http.Request) (int, any, error) {
-	var in map[string]any
+	var in api.GivenConfig
 	if err := body(r, &in); err != nil {
 		return 0, nil, err
 	}
@@ -219,19 +179,18 @@ func restartTask(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusNoContent, nil, s.opts.Herder.RestartTask(r.Context(), seg(r, 1), n)
 }
 
+// isTrue reads a boolean query parameter as Connect does: whatever is not true is false.
+func isTrue(r *http.Request, name string) bool {
+	return strings.EqualFold(r.URL.Query().Get(name), "true")
+}
+
 func restart(s *Server, r *http.Request) (int, any, error) {
-	yes := func(k string) bool { return strings.EqualFold(r.URL.Query().Get(k), "true") }
-	all, failed := yes("includeTasks"), yes("onlyFailed")
+	all, failed := isTrue(r, "includeTasks"), isTrue(r, "onlyFailed")
 	st, err := s.opts.Herder.Restart(r.Context(), seg(r, 1), all, failed)
 	if !all && !failed {
 		return http.StatusNoContent, nil, err
 	}
 	return http.StatusAccepted, st, err
-}
-
-// later answers for the endpoints of Kafka Connect that are not built yet.
-func later(*Server, *http.Request) (int, any, error) {
-	return 0, nil, fault.New(fault.Unsupported, "This endpoint of Kafka Connect is not supported yet")
 }
 
 func cluster(s *Server, _ *http.Request) (int, any, error) {
@@ -257,5 +216,5 @@ func signal(s *Server, r *http.Request) (int, any, error) {
 }
 
 func metrics(s *Server, _ *http.Request) (int, any, error) {
-	return http.StatusOK, plain(s.opts.Herder.Metrics()), nil
+	return http.StatusOK, text{"text/plain; version=0.0.4", s.opts.Herder.Metrics()}, nil
 }

@@ -282,6 +282,20 @@ func (r *Registry) HeldElsewhere(u state.UnitID, id string) bool {
 	return false
 }
 
+// Runs reports whether a live worker may still run a task of the connector.
+func (r *Registry) Runs(connector string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, w := range r.workers {
+		for u := range w.holds {
+			if u.Connector == connector && u.Task != state.PlanningHalf && r.alive(id) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Live returns the workers with a lease, sorted by id.
 func (r *Registry) Live() []*clusterv1.NodeInfo {
 	r.mu.Lock()

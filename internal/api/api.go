@@ -22,11 +22,14 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-// CreateConnector is the body of POST /connectors. Values of a config may be any JSON scalar.
+// GivenConfig is a config in a request: its values may be any JSON scalar, which count as text.
+type GivenConfig map[string]any
+
+// CreateConnector is the body of POST /connectors.
 type CreateConnector struct {
-	Name         string         `json:"name"`
-	Config       map[string]any `json:"config"`
-	InitialState string         `json:"initial_state,omitempty"`
+	Name         string      `json:"name"`
+	Config       GivenConfig `json:"config"`
+	InitialState string      `json:"initial_state,omitempty"`
 }
 
 // TaskID names a task.
@@ -40,7 +43,7 @@ type ConnectorInfo struct {
 	Name   string            `json:"name"`
 	Config map[string]string `json:"config"`
 	Tasks  []TaskID          `json:"tasks"`
-	Type   string            `json:"type"`
+	Type   string            `json:"type" enum:"source,sink,unknown"`
 }
 
 // TaskInfo is one of GET /connectors/x/tasks.
@@ -51,7 +54,7 @@ type TaskInfo struct {
 
 // ConnectorState is the state of the planning half.
 type ConnectorState struct {
-	State    string `json:"state"`
+	State    string `json:"state" enum:"UNASSIGNED,RUNNING,PAUSED,STOPPED,FAILED,RESTARTING"`
 	WorkerID string `json:"worker_id"`
 	Version  string `json:"version,omitempty"`
 	Trace    string `json:"trace,omitempty"`
@@ -60,7 +63,7 @@ type ConnectorState struct {
 // TaskState is the state of a task.
 type TaskState struct {
 	ID       int32  `json:"id"`
-	State    string `json:"state"`
+	State    string `json:"state" enum:"UNASSIGNED,RUNNING,PAUSED,STOPPED,FAILED,RESTARTING"`
 	WorkerID string `json:"worker_id"`
 	Version  string `json:"version,omitempty"`
 	Trace    string `json:"trace,omitempty"`
@@ -117,6 +120,39 @@ type ConfigInfos struct {
 	ErrorCount int          `json:"error_count"`
 	Groups     []string     `json:"groups"`
 	Configs    []ConfigInfo `json:"configs"`
+}
+
+// Offset is one of a connector's offsets. Of a source they are what the source makes them; of others the partition has kafka_topic and
+// kafka_partition, and the offset kafka_offset, the next one to read. A null offset forgets that of its partition.
+type Offset struct {
+	Partition map[string]any `json:"partition"`
+	Offset    map[string]any `json:"offset" api:"nullable"`
+}
+
+// Offsets answers GET /connectors/x/offsets, and is what PATCH takes.
+type Offsets struct {
+	Offsets []Offset `json:"offsets"`
+}
+
+// Message answers what only says that it was done.
+type Message struct {
+	Message string `json:"message"`
+}
+
+// Logger is a logger's level. LastModified is in ms since the Unix epoch; null: never.
+type Logger struct {
+	Level        string `json:"level" enum:"ALL,TRACE,DEBUG,INFO,WARN,ERROR,FATAL"`
+	LastModified *int64 `json:"last_modified"`
+}
+
+// SetLevel is the body of PUT /admin/loggers/x.
+type SetLevel struct {
+	Level string `json:"level"`
+}
+
+// Topics is what GET /connectors/x/topics has for the connector's name.
+type Topics struct {
+	Topics []string `json:"topics"`
 }
 
 // Expanded is one entry of GET /connectors?expand=….

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -32,6 +33,7 @@ import (
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/kafka/embedded"
+	"github.com/millrace/millrace/internal/loglevel"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker"
 )
@@ -78,10 +80,12 @@ func newNodeCommand() *cobra.Command {
 
 // node is a running node.
 type node struct {
-	v     configdef.Values
-	id    string
-	log   *slog.Logger
-	kafka kafka.Config
+	v   configdef.Values
+	id  string
+	log *slog.Logger
+	// levels of the log; REST changes them.
+	levels *loglevel.Levels
+	kafka  kafka.Config
 
 	listener net.Listener
 	coord    *coordinator.Coordinator
@@ -106,7 +110,8 @@ func runNode(ctx context.Context, v configdef.Values) error {
 	if n.id, err = nodeID(v); err != nil {
 		return err
 	}
-	n.log = logger(v).With("node", n.id)
+	n.levels = levels(v)
+	n.log = logger(v, n.levels).With("node", n.id)
 	isCoordinator := slices.Contains(v.List(config.NodeRoles), "coordinator")
 	isWorker := slices.Contains(v.List(config.NodeRoles), "worker")
 
@@ -134,10 +139,11 @@ func runNode(ctx context.Context, v configdef.Values) error {
 		if err := n.newCoordinator(isWorker, broker != nil); err != nil {
 			return errors.Join(err, n.listener.Close())
 		}
-		h = herder.New(n.coord)
+		h = herder.New(n.coord, herder.Kafka{Config: n.kafka, OffsetsTopic: v.String(config.NodeOffsetsTopic)})
 	}
 	server := rest.New(n.listener, rest.Options{
 		Version: Version, Commit: Commit, Herder: h, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID, Logger: n.log.With("component", "rest"),
+		Levels: n.levels, Nodes: n.others,
 	})
 	n.log.Info("node starts", "version", Version, "rest", n.listener.Addr().String(), "roles", v.List(config.NodeRoles), "brokers", n.kafka.Brokers)
 
@@ -272,6 +278,26 @@ func (n *node) leader(ctx context.Context) (string, bool) {
 	return addr, false
 }
 
+// others tells REST where the other nodes answer it.
+func (n *node) others(ctx context.Context) ([]string, error) {
+	var info *clusterv1.InfoResponse
+	if n.coord != nil {
+		info = n.coord.Info()
+	} else if w := n.worker.Load(); w != nil {
+		var err error
+		if info, err = w.Info(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var out []string
+	for _, other := range info.GetNodes() {
+		if other.Id != n.id && other.RestAddr != "" {
+			out = append(out, other.RestAddr)
+		}
+	}
+	return out, nil
+}
+
 // restAddr is REST's address as other nodes reach it.
 func (n *node) restAddr() string {
 	if a := n.v.String(config.NodeRESTAdvertise); a != "" {
@@ -368,12 +394,16 @@ func randomID() string {
 	return hex.EncodeToString(b)
 }
 
-func logger(v configdef.Values) *slog.Logger {
+func levels(v configdef.Values) *loglevel.Levels {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(v.String(config.NodeLogLevel))) // checked by the spec
-	o := &slog.HandlerOptions{Level: level}
+	return loglevel.New(level)
+}
+
+func logger(v configdef.Values, l *loglevel.Levels) *slog.Logger {
+	all := &slog.HandlerOptions{Level: slog.Level(math.MinInt)} // the levels choose
 	if v.String(config.NodeLogFormat) == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+		return slog.New(l.Handler(slog.NewJSONHandler(os.Stderr, all)))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
+	return slog.New(l.Handler(slog.NewTextHandler(os.Stderr, all)))
 }

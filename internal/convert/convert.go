@@ -41,6 +41,18 @@ var aliases = map[string]string{
 // Names lists the converters, for messages and forms.
 func Names() []string { return []string{CanalJSON, Debezium, JSON, String, Bytes} }
 
+// Classes lists all names that a converter can be given by, sorted, but for the short ones of Kafka Connect's classes.
+func Classes() []string {
+	out := Names()
+	for name := range aliases {
+		if strings.Contains(name, ".") {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Config is what a pair of converters is made of.
 type Config struct {
 	// Key and Value are names or class names; empty: the defaults.

@@ -273,6 +273,17 @@ func (a *Admin) CommitGroupOffsets(ctx context.Context, group string, offsets ma
 	return nil
 }
 
+// DeleteGroupOffset forgets a group's offset of one partition; one that is not there is no error.
+func (a *Admin) DeleteGroupOffset(ctx context.Context, group string, tp TopicPartition) error {
+	_, err := within(ctx, func() (struct{}, error) {
+		return struct{}{}, a.admin.DeleteConsumerGroupOffset(group, tp.Topic, tp.Partition)
+	})
+	if err != nil && !strings.Contains(err.Error(), sarama.ErrGroupIDNotFound.Error()) {
+		return fmt.Errorf("forget the offset of %s-%d in group %s: %w", tp.Topic, tp.Partition, group, err)
+	}
+	return nil
+}
+
 // DeleteGroup deletes a group with its offsets; one that is not there is no error.
 func (a *Admin) DeleteGroup(ctx context.Context, group string) error {
 	_, err := within(ctx, func() (struct{}, error) { return struct{}{}, a.admin.DeleteConsumerGroup(group) })

@@ -76,6 +76,11 @@ type sent struct {
 // refusalLimit bounds how long refused batches are tried again.
 const refusalLimit = 15 * time.Second
 
+// TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).
+func TransactionalID(cluster, connector string, task int) string {
+	return fmt.Sprintf("%s-%s-%d", cluster, connector, task)
+}
+
 // NewProducer makes a producer. With a transactional id, older producers with that id are fenced and their open transactions
 // are resolved when it returns (I1). It tries until ctx ends.
 func NewProducer(ctx context.Context, c Config, transactionalID string, o ProducerOptions) (*Producer, error) {

@@ -104,10 +104,8 @@ type Deps struct {
 	Throttle *Throttle
 }
 
-// TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).
-func (d Deps) TransactionalID() string {
-	return fmt.Sprintf("%s-%s-%d", d.ClusterID, d.Connector, d.Task)
-}
+// TransactionalID is the task's own.
+func (d Deps) TransactionalID() string { return kafka.TransactionalID(d.ClusterID, d.Connector, d.Task) }
 
 // VoidBelow is the epoch from which on a sink's own offset of a partition counts; see connectors.TaskContext.
 func (d Deps) VoidBelow(tp connectors.TopicPartition) uint64 {
