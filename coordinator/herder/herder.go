@@ -108,8 +108,28 @@ func check(ctx context.Context, given map[string]string) error {
 	for i, x := range problems {
 		msgs[i] = x.Message
 	}
-	return fault.New(fault.Invalid, "Connector configuration is invalid and contains the following %d error(s):\n%s\nYou can also find the above list of errors at the endpoint `/connector-plugins/%s/config/validate`",
-		len(problems), strings.Join(msgs, "\n"), given[config.ConnectorClass])
+	return invalid(msgs)
+}
+
+func invalid(msgs []string) error {
+	return fault.New(fault.Invalid, "Connector configuration is invalid and contains the following %d error(s):\n%s\nYou can also find the above list of errors at the endpoint `/connector-plugins/{connectorType}/config/validate`",
+		len(msgs), strings.Join(msgs, "\n"))
+}
+
+// NoNulls refuses a config that has no value for these keys.
+func NoNulls(keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	msgs := make([]string, len(keys))
+	for i, k := range keys {
+		msgs[i] = noNull(k)
+	}
+	return invalid(msgs)
+}
+
+func noNull(key string) string {
+	return fmt.Sprintf("Invalid value null for configuration %s: Null value can not be supplied as the configuration value.", key)
 }
 
 func problemsOf(ctx context.Context, p *connectors.Plugin, given map[string]string) []configdef.Problem {

@@ -88,8 +88,9 @@ func keyInfo(spec *configdef.Spec, k configdef.Key) api.ConfigKey {
 	return i
 }
 
-// Validate looks at a config without changing anything: every key with its value and all that is wrong with it.
-func Validate(ctx context.Context, path string, given map[string]string) (*api.ConfigInfos, error) {
+// Validate looks at a config without changing anything: every key with its value and all that is wrong with it. nulls are keys that
+// were given no value.
+func Validate(ctx context.Context, path string, given map[string]string, nulls []string) (*api.ConfigInfos, error) {
 	p, err := plugin(given)
 	if err != nil {
 		return nil, err
@@ -100,7 +101,10 @@ func Validate(ctx context.Context, path string, given map[string]string) (*api.C
 	}
 	spec := config.Full(p)
 	errs := map[string][]string{}
-	count := 0
+	count := len(nulls)
+	for _, k := range nulls {
+		errs[k] = []string{noNull(k)}
+	}
 	for _, x := range problemsOf(ctx, p, given) {
 		if !slices.Contains(errs[x.Key], x.Message) {
 			errs[x.Key] = append(errs[x.Key], x.Message)
@@ -131,8 +135,11 @@ func Validate(ctx context.Context, path string, given map[string]string) (*api.C
 	var undeclared []api.ConfigInfo
 	for key, msgs := range errs {
 		if !known[key] {
-			text := given[key]
-			undeclared = append(undeclared, api.ConfigInfo{Value: &api.ConfigValue{Name: key, Value: &text, RecommendedValues: []string{}, Errors: msgs, Visible: true}})
+			v := &api.ConfigValue{Name: key, RecommendedValues: []string{}, Errors: msgs, Visible: true}
+			if text, ok := given[key]; ok {
+				v.Value = &text
+			}
+			undeclared = append(undeclared, api.ConfigInfo{Value: v})
 		}
 	}
 	slices.SortFunc(undeclared, func(a, b api.ConfigInfo) int { return strings.Compare(a.Value.Name, b.Value.Name) })

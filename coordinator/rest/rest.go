@@ -314,27 +314,29 @@ func body(r *http.Request, v any) error {
 	return nil
 }
 
-// scalars turns the values of a config into text, as Connect does: numbers and booleans are taken, objects and lists are not.
-func scalars(in api.GivenConfig) (map[string]string, error) {
+// scalars turns the values of a config into text, as Connect does: numbers and booleans are taken, objects and lists are not. Keys whose
+// value is null come apart: they are an error of the config, not of the request.
+func scalars(in api.GivenConfig) (given map[string]string, nulls []string, err error) {
 	if in == nil {
-		return nil, fault.New(fault.Invalid, "The request needs a config: an object of settings")
+		return nil, nil, fault.New(fault.Invalid, "The request needs a config: an object of settings")
 	}
-	out := make(map[string]string, len(in))
+	given = make(map[string]string, len(in))
 	for k, v := range in {
 		switch x := v.(type) {
 		case string:
-			out[k] = x
+			given[k] = x
 		case json.Number:
-			out[k] = x.String()
+			given[k] = x.String()
 		case bool:
-			out[k] = strconv.FormatBool(x)
+			given[k] = strconv.FormatBool(x)
 		case nil:
-			return nil, fault.New(fault.Invalid, "Invalid value null for configuration %s: Null value can not be supplied as the configuration value.", k)
+			nulls = append(nulls, k)
 		default:
-			return nil, fault.New(fault.Invalid, "Invalid value for configuration %s: a config value is text, a number or a boolean, not an object or a list", k)
+			return nil, nil, fault.New(fault.Invalid, "Invalid value for configuration %s: a config value is text, a number or a boolean, not an object or a list", k)
 		}
 	}
-	return out, nil
+	slices.Sort(nulls)
+	return given, nulls, nil
 }
 
 func (s *Server) setTarget(t commandv1.TargetState, status int) handler {

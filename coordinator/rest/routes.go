@@ -38,20 +38,16 @@ func pluginConfig(_ *Server, r *http.Request) (int, any, error) {
 }
 
 func validate(_ *Server, r *http.Request) (int, any, error) {
-	given, err := flat(r)
+	var in api.GivenConfig
+	if err := body(r, &in); err != nil {
+		return 0, nil, err
+	}
+	given, nulls, err := scalars(in)
 	if err != nil {
 		return 0, nil, err
 	}
-	infos, err := herder.Validate(r.Context(), seg(r, 1), given)
+	infos, err := herder.Validate(r.Context(), seg(r, 1), given, nulls)
 	return http.StatusOK, infos, err
-}
-
-func flat(r *http.Request) (map[string]string, error) {
-	var in api.GivenConfig
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
-	return scalars(in)
 }
 
 func list(s *Server, r *http.Request) (int, any, error) {
@@ -72,7 +68,10 @@ func create(s *Server, r *http.Request) (int, any, error) {
 	if err := body(r, &in); err != nil {
 		return 0, nil, err
 	}
-	given, err := scalars(in.Config)
+	given, nulls, err := scalars(in.Config)
+	if err == nil {
+		err = herder.NoNulls(nulls)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -98,7 +97,14 @@ func getConfig(s *Server, r *http.Request) (int, any, error) {
 }
 
 func putConfig(s *Server, r *http.Request) (int, any, error) {
-	given, err := flat(r)
+	var in api.GivenConfig
+	if err := body(r, &in); err != nil {
+		return 0, nil, err
+	}
+	given, nulls, err := scalars(in)
+	if err == nil {
+		err = herder.NoNulls(nulls)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -114,16 +120,13 @@ func patchConfig(s *Server, r *http.Request) (int, any, error) {
 	if err := body(r, &in); err != nil {
 		return 0, nil, err
 	}
-	changes := map[string]*string{}
-	for k, v := range in {
-		if v == nil {
-			changes[k] = nil
-			delete(in, k)
-		}
-	}
-	given, err := scalars(in)
+	given, gone, err := scalars(in)
 	if err != nil {
 		return 0, nil, err
+	}
+	changes := map[string]*string{}
+	for _, k := range gone {
+		changes[k] = nil
 	}
 	for k, v := range given {
 		changes[k] = &v
