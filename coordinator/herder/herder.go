@@ -510,7 +510,23 @@ func (h *Herder) Restart(ctx context.Context, name string, includeTasks, onlyFai
 			}
 		}
 	}
-	return status, h.c.Restart(ctx, units)
+	if err := h.c.Restart(ctx, units); err != nil {
+		return nil, err
+	}
+	if !includeTasks && !onlyFailed {
+		h.restarted(ctx, name, state.PlanningHalf)
+	}
+	return status, nil
+}
+
+// restarted waits a moment until a unit that was restarted has reported: Kafka Connect's clients look at the status next.
+func (h *Herder) restarted(ctx context.Context, name string, task int32) {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		c, err := h.connector(name)
+		if err != nil || h.units(c)[task].s != nil || h.units(c)[task].worker == "" {
+			return
+		}
+	}
 }
 
 // RestartTask restarts one task.
@@ -522,7 +538,11 @@ func (h *Herder) RestartTask(ctx context.Context, name string, task int32) error
 	if task < 0 || int(task) >= len(c.TaskConfigs) {
 		return fault.New(fault.NotFound, "Unknown task: %s-%d", name, task)
 	}
-	return h.c.Restart(ctx, []state.UnitID{{Connector: name, Task: task}})
+	if err := h.c.Restart(ctx, []state.UnitID{{Connector: name, Task: task}}); err != nil {
+		return err
+	}
+	h.restarted(ctx, name, task)
+	return nil
 }
 
 // Signal hands a signal to all tasks of a connector: {"type":"execute-snapshot","data":{…}}. It returns when they have taken it.

@@ -145,28 +145,31 @@ func (h *Herder) stopped(ctx context.Context, name string) (c *state.Connector, 
 		delete(h.altering, name)
 		h.mu.Unlock()
 	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	if c, err = h.connector(name); err != nil {
-		return nil, nil, err
+	if c, err = h.waitStopped(ctx, name); err != nil {
+		release()
+	}
+	return c, release, err
+}
+
+func (h *Herder) waitStopped(ctx context.Context, name string) (*state.Connector, error) {
+	c, err := h.connector(name)
+	if err != nil {
+		return nil, err
 	}
 	if c.Target != commandv1.TargetState_TARGET_STATE_STOPPED {
-		return nil, nil, fault.New(fault.Invalid, "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified connector by issuing a 'PUT' request to the '/connectors/%s/stop' endpoint", name)
+		return nil, fault.New(fault.Invalid, "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified connector by issuing a 'PUT' request to the '/connectors/%s/stop' endpoint", name)
 	}
 	for deadline := time.Now().Add(stopLimit); h.c.Running(name); {
 		if time.Now().After(deadline) {
-			return nil, nil, fault.New(fault.Unavailable, "The tasks of connector %s haven't stopped completely yet; nothing was changed. This operation can be safely retried.", name)
+			return nil, fault.New(fault.Unavailable, "The tasks of connector %s haven't stopped completely yet; nothing was changed. This operation can be safely retried.", name)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return c, release, nil
+	return c, nil
 }
 
 // AlterOffsets changes offsets of a stopped connector. Those of partitions that are not named stay.

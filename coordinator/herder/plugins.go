@@ -33,7 +33,7 @@ func Plugins(onlyConnectors bool) []api.PluginInfo {
 	}
 	if !onlyConnectors {
 		for _, name := range convert.Classes() {
-			out = append(out, api.PluginInfo{Class: name, Type: "converter"})
+			out = append(out, api.PluginInfo{Class: name, Type: "converter", Version: convert.Version})
 		}
 	}
 	return out
@@ -91,13 +91,13 @@ func keyInfo(spec *configdef.Spec, k configdef.Key) api.ConfigKey {
 // Validate looks at a config without changing anything: every key with its value and all that is wrong with it. nulls are keys that
 // were given no value.
 func Validate(ctx context.Context, path string, given map[string]string, nulls []string) (*api.ConfigInfos, error) {
+	class := given[config.ConnectorClass]
+	if class != "" && !sameClass(class, path) {
+		return nil, fault.New(fault.Invalid, "Included connector type %s does not match request type %s", class, path)
+	}
 	p, err := plugin(given)
 	if err != nil {
 		return nil, err
-	}
-	class := given[config.ConnectorClass]
-	if q, ok := connectors.Lookup(path); !ok || q != p {
-		return nil, fault.New(fault.Invalid, "Included connector type %s does not match request type %s", class, path)
 	}
 	spec := config.Full(p)
 	errs := map[string][]string{}
@@ -145,6 +145,16 @@ func Validate(ctx context.Context, path string, given map[string]string, nulls [
 	slices.SortFunc(undeclared, func(a, b api.ConfigInfo) int { return strings.Compare(a.Value.Name, b.Value.Name) })
 	out.Configs = append(undeclared, out.Configs...)
 	return out, nil
+}
+
+// sameClass: a config's class fits the path's if it is the same plugin by whatever name, or, where nothing is known of it, if it ends so.
+func sameClass(class, path string) bool {
+	p, known := connectors.Lookup(class)
+	q, also := connectors.Lookup(path)
+	if known || also {
+		return p == q
+	}
+	return strings.HasSuffix(strings.TrimSuffix(class, "Connector"), strings.TrimSuffix(path, "Connector"))
 }
 
 func recommended(k configdef.Key, given map[string]string) []string {

@@ -93,10 +93,11 @@ type ConfigKey struct {
 	Importance    string   `json:"importance"`
 	Documentation string   `json:"documentation"`
 	Group         *string  `json:"group"`
-	OrderInGroup  int      `json:"order_in_group"`
 	Width         string   `json:"width"`
 	DisplayName   string   `json:"display_name"`
 	Dependents    []string `json:"dependents"`
+	// OrderInGroup is -1 for a key without a group.
+	OrderInGroup int `json:"order"`
 }
 
 // ConfigValue is a key's value, and what is wrong with it.

@@ -249,6 +249,7 @@ func oneInput(v configdef.Values) []configdef.Problem {
 	topics, rx := v.List(Topics), v.String(TopicsRegex)
 	msg := ""
 	switch {
+	case !v.OK(Topics) || !v.OK(TopicsRegex): // said already
 	case len(topics) == 0 && rx == "":
 		msg = "Must configure one of topics or topics.regex"
 	case len(topics) > 0 && rx != "":

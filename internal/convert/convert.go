@@ -28,6 +28,9 @@ const (
 	Bytes     = "bytes"
 )
 
+// Version of the converters, as the list of plugins shows it.
+const Version = "1.0.0"
+
 // aliases are the classes of Kafka Connect's converters that mean the same.
 var aliases = map[string]string{
 	"org.apache.kafka.connect.json.JsonConverter": JSON,

@@ -43,7 +43,9 @@ type logger struct {
 	modified atomic.Int64 // Unix ms; 0: never
 }
 
-func (l *logger) state() State { return State{Level: nameOf(slog.Level(l.level.Load())), ModifiedMS: l.modified.Load()} }
+func (l *logger) state() State {
+	return State{Level: nameOf(slog.Level(l.level.Load())), ModifiedMS: l.modified.Load()}
+}
 
 func nameOf(level slog.Level) string {
 	for name, l := range names {
@@ -148,7 +150,9 @@ func (l *Levels) Set(name string, level slog.Level) []string {
 }
 
 // Handler returns a handler that asks for levels before h, which should take everything.
-func (l *Levels) Handler(h slog.Handler) slog.Handler { return &handler{next: h, levels: l, logger: l.root} }
+func (l *Levels) Handler(h slog.Handler) slog.Handler {
+	return &handler{next: h, levels: l, logger: l.root}
+}
 
 type handler struct {
 	next   slog.Handler
