@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/connectors"
@@ -230,8 +231,31 @@ func sourceOnly() []configdef.Key {
 	}
 }
 
+// specs are made once: a connector's config is parsed often.
+var specs struct {
+	sync.Mutex // guards: byKind, whole
+	byKind     map[connectors.Kind]*configdef.Spec
+	whole      map[*connectors.Plugin]*configdef.Spec
+}
+
 // Connector returns the framework's keys for connectors of a kind.
 func Connector(kind connectors.Kind) *configdef.Spec {
+	specs.Lock()
+	defer specs.Unlock()
+	return connector(kind)
+}
+
+func connector(kind connectors.Kind) *configdef.Spec {
+	if specs.byKind[kind] == nil {
+		if specs.byKind == nil {
+			specs.byKind, specs.whole = map[connectors.Kind]*configdef.Spec{}, map[*connectors.Plugin]*configdef.Spec{}
+		}
+		specs.byKind[kind] = declared(kind)
+	}
+	return specs.byKind[kind]
+}
+
+func declared(kind connectors.Kind) *configdef.Spec {
 	keys := common()
 	switch kind {
 	case connectors.KindSource:
@@ -271,7 +295,15 @@ var later = map[string]string{
 }
 
 // Full is a connector's whole spec: the framework's keys first, then its own.
-func Full(p *connectors.Plugin) *configdef.Spec { return Connector(p.Kind).With(p.Spec) }
+func Full(p *connectors.Plugin) *configdef.Spec {
+	specs.Lock()
+	defer specs.Unlock()
+	framework := connector(p.Kind)
+	if specs.whole[p] == nil {
+		specs.whole[p] = framework.With(p.Spec)
+	}
+	return specs.whole[p]
+}
 
 // Check finds everything that can be known to be wrong with a connector's config: keys, values, unknown keys, and, when all of that is right,
 // what the connector itself finds (is the server there, the login right). The connector's look ends with ctx.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -47,10 +48,12 @@ func TestThousandConnectors(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	took := time.Since(began)
-	t.Logf("%d creates in %v: %.0f/s", total, took.Round(time.Millisecond), total/took.Seconds())
-	if rate := total / took.Seconds(); rate < 200 {
-		t.Errorf("%.0f creates a second, want 200", rate)
+	took, cpu := time.Since(began), processorTime(t, f.Nodes[0].PID())
+	rate, each := total/took.Seconds(), cpu/total
+	t.Logf("%d creates in %v: %.0f/s, %v of processor time each", total, took.Round(time.Millisecond), rate, each)
+	// On a machine that others keep busy the rate says little; then what it takes must not be more than one processor.
+	if rate < 200 && each > time.Second/200 {
+		t.Errorf("%.0f creates a second, want 200; each takes %v of processor time", rate, each)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -83,6 +86,21 @@ func TestThousandConnectors(t *testing.T) {
 	if times[10] > 200*time.Millisecond {
 		t.Errorf("the list takes %v, want below 200 ms", times[10])
 	}
+}
+
+// processorTime is what a process has used since it started.
+func processorTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var user, system int64
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(user+system) * time.Second / 100 // USER_HZ
 }
 
 // Whatever comes in, the node goes on answering others.
