@@ -167,7 +167,7 @@ func (d *document) schema(v any) *schema {
 		return s
 	case api.GivenConfig:
 		return &schema{Type: "object", Additional: &schema{Type: []string{"string", "number", "boolean"}}}
-	case patchedConfig:
+	case nullableConfig:
 		return &schema{Type: "object", Additional: &schema{Type: []string{"string", "number", "boolean", "null"}}}
 	}
 	return d.of(reflect.TypeOf(v))

@@ -32,7 +32,7 @@ func (s *Server) routes() []route {
 			query: []param{{name: "version", about: "A version (1.0.0), a range ([1,2)) or latest."}},
 		},
 		{
-			method: put, path: "/connector-plugins/{plugin}/config/validate", handle: validate, in: api.GivenConfig{}, out: ok(api.ConfigInfos{}),
+			method: put, path: "/connector-plugins/{plugin}/config/validate", handle: validate, in: nullableConfig{}, out: ok(api.ConfigInfos{}),
 			about: "Everything that is wrong with a config, by key. Nothing is changed.",
 		},
 		{method: get, path: "/connectors", handle: list, about: "Connectors.", query: []param{expand}, out: ok(either{[]string{}, map[string]api.Expanded{}})},
@@ -44,7 +44,7 @@ func (s *Server) routes() []route {
 			method: put, path: "/connectors/{connector}/config", handle: putConfig, about: "Create a connector, or replace its config.", in: api.GivenConfig{},
 			out: map[int]any{http.StatusOK: api.ConnectorInfo{}, http.StatusCreated: api.ConnectorInfo{}},
 		},
-		{method: patch, path: "/connectors/{connector}/config", handle: patchConfig, about: "Change single keys of a config; null removes a key.", in: patchedConfig{}, out: ok(api.ConnectorInfo{})},
+		{method: patch, path: "/connectors/{connector}/config", handle: patchConfig, about: "Change single keys of a config; null removes a key.", in: nullableConfig{}, out: ok(api.ConnectorInfo{})},
 		{method: get, path: "/connectors/{connector}/status", handle: status, about: "State of a connector and its tasks.", out: ok(api.ConnectorStatus{})},
 		{method: get, path: "/connectors/{connector}/tasks", handle: tasks, about: "A connector's tasks with their configs.", out: ok([]api.TaskInfo{})},
 		{method: post, path: "/connectors/{connector}/tasks", handle: unsigned, local: true, about: "Closed: Kafka Connect's workers speak to each other here."},
@@ -89,5 +89,5 @@ func (s *Server) routes() []route {
 	return list
 }
 
-// patchedConfig is a GivenConfig where null means that the key goes.
-type patchedConfig map[string]any
+// nullableConfig is a GivenConfig whose values may be null: the key goes, or is found wrong.
+type nullableConfig map[string]any

@@ -280,12 +280,22 @@ func oneInput(v configdef.Values) []configdef.Problem {
 		msg = "topics and topics.regex are mutually exclusive options, but both are set."
 	}
 	if msg == "" {
-		if dead := v.String(DeadTopic); dead != "" && slices.Contains(topics, dead) {
-			return []configdef.Problem{{Key: DeadTopic, Value: dead, Message: fmt.Sprintf("The DLQ topic '%s' may not be included in the list of topics ('topics=%v') consumed by the connector", dead, topics)}}
-		}
-		return nil
+		return deadInput(v.String(DeadTopic), topics, rx)
 	}
 	return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: msg}, {Key: TopicsRegex, Value: rx, Message: msg}}
+}
+
+// deadInput refuses a dead letter queue that the connector would read itself.
+func deadInput(dead string, topics []string, rx string) []configdef.Problem {
+	if slices.Contains(topics, dead) {
+		return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: fmt.Sprintf(
+			"The DLQ topic '%s' may not be included in the list of topics ('topics=[%s]') consumed by the connector", dead, strings.Join(topics, ", "))}}
+	}
+	if re, err := regexp.Compile("^(?:" + rx + ")$"); err == nil && dead != "" && rx != "" && re.MatchString(dead) {
+		return []configdef.Problem{{Key: TopicsRegex, Value: rx, Message: fmt.Sprintf(
+			"The DLQ topic '%s' may not be matched by the regex for the topics ('topics.regex=%s') consumed by the connector", dead, rx)}}
+	}
+	return nil
 }
 
 // later are keys of Kafka Connect's whose feature does not exist here yet: a config with one is refused rather than run without it.

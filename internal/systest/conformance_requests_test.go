@@ -192,6 +192,13 @@ var conformanceRequests = []request{
 	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{"connector.class":"MySqlConnector"}`},
 	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{`},
 	{method: "PUT", path: "/connector-plugins/FileStreamSinkConnector/config/validate", body: `{{sink},"topics":"a","tasks.max":"0"}`, shape: true},
+	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{{sink},"topics":"a","name":"{c}"}`, errors: true},
+	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{{sink}}`, errors: true},
+	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{{sink},"name":"","topics":"a","topics.regex":"b","tasks.max":"0","errors.tolerance":"maybe","errors.log.enable":"yes","errors.retry.timeout":"x"}`, errors: true},
+	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{{sink},"name":"{c}","topics":"a, b","errors.deadletterqueue.topic.name":"b","config.action.reload":"never"}`, errors: true},
+	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{{sink},"name":"{c}","topics":"a","not.a.key":null}`, errors: true},
+	{method: "PUT", path: "/connector-plugins/FileStreamSink/config/validate", body: `{{sink},"name":"{c}","topics.regex":"a.*","errors.deadletterqueue.topic.name":"ab"}`, errors: true},
+	{method: "PUT", path: "/connector-plugins/MySqlConnector/config/validate", body: `{"connector.class":"MySqlConnector","name":"{s}"}`, errors: true},
 
 	// Log levels.
 	{method: "GET", path: "/admin/loggers/{c}"},

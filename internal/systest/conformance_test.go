@@ -33,6 +33,8 @@ type request struct {
 	until string
 	// shape: only the names and types of the body's members are compared.
 	shape bool
+	// errors: of the answer of a validation only the errors of each key are compared.
+	errors bool
 	// only: this member of the body is compared and no other, for lists of what others have made, too.
 	only string
 }
@@ -270,8 +272,11 @@ func (p *peer) level(t *testing.T, r request, status int, header http.Header, bo
 		p.ownKeysOut(config)
 	}
 	a.Body = p.plain(v)
-	if r.shape {
+	switch {
+	case r.shape:
 		a.Body = shapeOf(a.Body)
+	case r.errors:
+		a.Body = errorsByKey(t, a.Body)
 	}
 	return a
 }
@@ -305,6 +310,25 @@ func (p *peer) plain(v any) any {
 		}
 	}
 	return v
+}
+
+// errorsByKey is what a validation found wrong.
+func errorsByKey(t *testing.T, v any) any {
+	t.Helper()
+	m, _ := v.(map[string]any)
+	configs, _ := m["configs"].([]any)
+	if len(configs) == 0 {
+		t.Fatalf("no validation: %v", v)
+	}
+	out := map[string]any{"error_count": m["error_count"], "name": m["name"]}
+	for _, c := range configs {
+		c, _ := c.(map[string]any)
+		value, _ := c["value"].(map[string]any)
+		if list, _ := value["errors"].([]any); len(list) > 0 {
+			out[fmt.Sprint(value["name"])] = list
+		}
+	}
+	return out
 }
 
 // ownKeysOut takes out of a config what only this system has.
