@@ -95,6 +95,22 @@ func TestConnectConformance(t *testing.T) {
 	}
 }
 
+// Users are told of every difference.
+func TestDifferencesAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/reference/rest-compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range restDifferences {
+		if !strings.Contains(string(page), "| "+d.why+" |") {
+			t.Errorf("docs/reference/rest-compatibility.md does not say: %s", d.why)
+		}
+	}
+	if n := fmt.Sprintf("same %d requests", len(conformanceRequests)); !strings.Contains(string(page), n) {
+		t.Errorf("docs/reference/rest-compatibility.md does not say %q", n)
+	}
+}
+
 func millracePeer(t *testing.T, id string, db testkit.Server) *peer {
 	f, cluster := nodes(t, 1, "--brokers", embeddedBroker(t))
 	fill(t, f.Args[1], id)
