@@ -100,7 +100,9 @@ func (w *Worker) Leader(ctx context.Context) (string, error) {
 }
 
 // Info asks a coordinator about the cluster.
-func (w *Worker) Info(ctx context.Context) (*clusterv1.InfoResponse, error) { return w.client.Info(ctx) }
+func (w *Worker) Info(ctx context.Context) (*clusterv1.InfoResponse, error) {
+	return w.client.Info(ctx)
+}
 
 // Run runs the worker until ctx ends; then it stops its units, tells the leader that it leaves, and returns.
 func (w *Worker) Run(ctx context.Context) error {

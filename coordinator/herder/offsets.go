@@ -92,7 +92,7 @@ func (h *Herder) Offsets(ctx context.Context, name string) (*api.Offsets, error)
 	if s.source != nil {
 		list, err := s.source.Read(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("Failed to retrieve offsets for source connector %s: %w", name, err)
+			return nil, fault.New(fault.Internal, "Failed to retrieve offsets for source connector %s: %v", name, err)
 		}
 		for _, o := range list {
 			out.Offsets = append(out.Offsets, api.Offset{Partition: o.Partition, Offset: o.Position})
@@ -101,7 +101,7 @@ func (h *Herder) Offsets(ctx context.Context, name string) (*api.Offsets, error)
 	}
 	list, err := s.group.Read(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("Failed to retrieve consumer group offsets for sink connector %s: %w", name, err)
+		return nil, fault.New(fault.Internal, "Failed to retrieve consumer group offsets for sink connector %s: %v", name, err)
 	}
 	for _, p := range list {
 		out.Offsets = append(out.Offsets, api.Offset{
@@ -203,7 +203,7 @@ func (h *Herder) AlterOffsets(ctx context.Context, name string, in api.Offsets) 
 			}
 		}
 		if err := s.source.Alter(ctx, list); err != nil {
-			return fmt.Errorf("Failed to alter offsets for source connector %s: %w", name, err)
+			return fault.New(fault.Internal, "Failed to alter offsets for source connector %s: %v", name, err)
 		}
 		return nil
 	}
@@ -215,7 +215,7 @@ func (h *Herder) AlterOffsets(ctx context.Context, name string, in api.Offsets) 
 	case errors.Is(err, offset.ErrNoPartition):
 		return fault.New(fault.Invalid, "Failed to alter consumer group offsets for connector %s: %v", name, err)
 	case err != nil:
-		return fmt.Errorf("Failed to alter consumer group offsets for connector %s: %w", name, err)
+		return fault.New(fault.Internal, "Failed to alter consumer group offsets for connector %s: %v", name, err)
 	}
 	void := &commandv1.VoidOffsets{Connector: name}
 	for tp := range wanted {
@@ -239,12 +239,12 @@ func (h *Herder) ResetOffsets(ctx context.Context, name string) error {
 	}
 	if s.source != nil {
 		if err := s.source.Reset(ctx); err != nil {
-			return fmt.Errorf("Failed to reset offsets for source connector %s: %w", name, err)
+			return fault.New(fault.Internal, "Failed to reset offsets for source connector %s: %v", name, err)
 		}
 		return nil
 	}
 	if err := s.group.Reset(ctx); err != nil {
-		return fmt.Errorf("Failed to reset consumer group offsets for connector %s: %w", name, err)
+		return fault.New(fault.Internal, "Failed to reset consumer group offsets for connector %s: %v", name, err)
 	}
 	return h.void(ctx, s.plugin, &commandv1.VoidOffsets{Connector: name})
 }

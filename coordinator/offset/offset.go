@@ -22,7 +22,7 @@ type Source struct {
 	Kafka     kafka.Config
 	Topic     string
 	Connector string
-	// TransactionalIDs of all tasks that it may have had.
+	// TransactionalIDs of all tasks that it may have had, one at least.
 	TransactionalIDs []string
 }
 
@@ -86,17 +86,14 @@ func (s Source) write(ctx context.Context, build func([]kafka.StoredOffset) ([]k
 	if err := admin.EnsureTopic(ctx, s.Topic, kafka.OffsetsTopicConfig()); err != nil {
 		return fmt.Errorf("offsets topic: %w", err)
 	}
-	var producer *kafka.Producer
-	for i, id := range s.TransactionalIDs {
-		p, err := kafka.NewProducer(ctx, s.Kafka, id, kafka.ProducerOptions{})
-		if err != nil {
-			return err
-		}
-		defer p.Close()
-		if i == 0 {
-			producer = p
-		}
+	if err := fence(ctx, s.Kafka, s.TransactionalIDs[1:]); err != nil {
+		return err
 	}
+	producer, err := kafka.NewProducer(ctx, s.Kafka, s.TransactionalIDs[0], kafka.ProducerOptions{})
+	if err != nil {
+		return err
+	}
+	defer producer.Close()
 	// I3: what is stored is read after the tasks' open transactions are decided.
 	stored, err := kafka.ReadOffsets(ctx, s.Kafka, s.Topic, s.Connector)
 	if err != nil {
@@ -169,7 +166,7 @@ func (g Group) Alter(ctx context.Context, offsets map[kafka.TopicPartition]*int6
 			set[tp] = *next
 		}
 	}
-	if err := g.fence(ctx); err != nil {
+	if err := fence(ctx, g.Kafka, g.TransactionalIDs); err != nil {
 		return err
 	}
 	for tp, next := range offsets {
@@ -192,15 +189,16 @@ func (g Group) Reset(ctx context.Context) error {
 		return err
 	}
 	defer a.Close()
-	if err := g.fence(ctx); err != nil {
+	if err := fence(ctx, g.Kafka, g.TransactionalIDs); err != nil {
 		return err
 	}
 	return a.DeleteGroup(ctx, g.Name)
 }
 
-func (g Group) fence(ctx context.Context) error {
-	for _, id := range g.TransactionalIDs {
-		p, err := kafka.NewProducer(ctx, g.Kafka, id, kafka.ProducerOptions{})
+// fence makes sure that what an older producer with one of the ids has not committed yet never will be (I1).
+func fence(ctx context.Context, c kafka.Config, ids []string) error {
+	for _, id := range ids {
+		p, err := kafka.NewProducer(ctx, c, id, kafka.ProducerOptions{})
 		if err != nil {
 			return err
 		}

@@ -146,14 +146,14 @@ func (d *document) operation(r *route) *operation {
 
 // idOf names an operation: getConnectorsStatus.
 func idOf(r *route) string {
-	id := strings.ToLower(r.method)
+	var id strings.Builder
+	id.WriteString(strings.ToLower(r.method))
 	for _, s := range r.segs {
-		for _, word := range strings.FieldsFunc(s, func(c rune) bool { return c < '0' || c > 'z' }) {
-			word = strings.Trim(word, "{}")
-			id += strings.ToUpper(word[:1]) + word[1:]
+		for _, word := range strings.FieldsFunc(s, func(c rune) bool { return c == '{' || c == '}' || c == '-' || c == '.' }) {
+			id.WriteString(strings.ToUpper(word[:1]) + word[1:])
 		}
 	}
-	return id
+	return id.String()
 }
 
 // schema describes the type of a body.
@@ -204,8 +204,9 @@ func (d *document) of(t reflect.Type) *schema {
 			d.fields(s, t)
 		}
 		return &schema{Ref: refPrefix + t.Name()}
+	default:
+		panic("rest: no schema for a body of type " + t.String())
 	}
-	panic("rest: no schema for a body of type " + t.String())
 }
 
 func (d *document) fields(s *schema, t reflect.Type) {

@@ -105,7 +105,9 @@ type Deps struct {
 }
 
 // TransactionalID is the task's own.
-func (d Deps) TransactionalID() string { return kafka.TransactionalID(d.ClusterID, d.Connector, d.Task) }
+func (d Deps) TransactionalID() string {
+	return kafka.TransactionalID(d.ClusterID, d.Connector, d.Task)
+}
 
 // VoidBelow is the epoch from which on a sink's own offset of a partition counts; see connectors.TaskContext.
 func (d Deps) VoidBelow(tp connectors.TopicPartition) uint64 {
