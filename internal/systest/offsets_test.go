@@ -54,7 +54,7 @@ func TestAlteredOffsetsOfFileSink(t *testing.T) {
 	defer cancel()
 	follower := f.Nodes[1].REST // any node answers
 	topic := "numbers"
-	produce(ctx, t, broker, topic, 0, 6)
+	produceNumbers(ctx, t, broker, topic, 0, 6)
 	dir := t.TempDir()
 	config := map[string]string{"connector.class": "file", "topics": topic, "file.path": dir}
 	create(ctx, t, c, "out", config)
@@ -70,12 +70,12 @@ func TestAlteredOffsetsOfFileSink(t *testing.T) {
 	if err := c.Restart(ctx, "out", true, false); err != nil {
 		t.Fatal(err)
 	}
-	produce(ctx, t, broker, topic, 6, 7)
+	produceNumbers(ctx, t, broker, topic, 6, 7)
 	waitLines(t, dir, 0, 1, 2, 3, 4, 4, 5, 5, 6)
 	stop(ctx, t, c, "out")
 
 	// Forward: 7 and 8 are left out.
-	produce(ctx, t, broker, topic, 7, 10)
+	produceNumbers(ctx, t, broker, topic, 7, 10)
 	alter(t, follower, "out", "PATCH", sinkOffset(topic, 9))
 	resume(ctx, t, c, "out")
 	waitLines(t, dir, 0, 1, 2, 3, 4, 4, 5, 5, 6, 9)
@@ -90,8 +90,8 @@ func TestAlteredOffsetsOfFileSink(t *testing.T) {
 	waitLines(t, dir, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7, 8, 9, 9)
 }
 
-// produce writes {"n":from} up to, not including, {"n":to} to the topic's only partition.
-func produce(ctx context.Context, t *testing.T, broker, topic string, from, to int) {
+// produceNumbers writes {"n":from} up to, not including, {"n":to} to the topic's only partition.
+func produceNumbers(ctx context.Context, t *testing.T, broker, topic string, from, to int) {
 	t.Helper()
 	c := kafka.Config{Brokers: []string{broker}}
 	a, err := kafka.NewAdmin(ctx, c)
@@ -248,8 +248,8 @@ func TestTopicsOfConnector(t *testing.T) {
 	f, c := nodes(t, 3, "--brokers", broker)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	produce(ctx, t, broker, "a", 0, 1)
-	produce(ctx, t, broker, "b", 0, 1)
+	produceNumbers(ctx, t, broker, "a", 0, 1)
+	produceNumbers(ctx, t, broker, "b", 0, 1)
 	create(ctx, t, c, "out", map[string]string{"connector.class": "file", "topics": "a,b", "file.path": t.TempDir()})
 	topics := func(url, want string) {
 		t.Helper()
@@ -279,7 +279,7 @@ func TestTopicsOfConnector(t *testing.T) {
 	next := 1
 	testkit.Eventually(t, 20*time.Second, "the topic that is used again", func() error {
 		// What is read before the task has heard of the reset belongs to the time before it.
-		produce(ctx, t, broker, "b", next, next+1)
+		produceNumbers(ctx, t, broker, "b", next, next+1)
 		next++
 		if _, got := do(t, url, "GET", "/connectors/out/topics", "", ""); strings.TrimSpace(got) != `{"out":{"topics":["b"]}}` {
 			return errors.New(got)
@@ -333,7 +333,7 @@ func TestLoggers(t *testing.T) {
 	set(f.Nodes[0].REST, "worker.quiet?scope=cluster", "ERROR", http.StatusNoContent)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	produce(ctx, t, broker, "a", 0, 1)
+	produceNumbers(ctx, t, broker, "a", 0, 1)
 	dir := t.TempDir()
 	for _, name := range []string{"quiet", "loud"} {
 		create(ctx, t, c, name, map[string]string{"connector.class": "file", "topics": "a", "file.path": filepath.Join(dir, name)})
