@@ -136,7 +136,7 @@ var conformanceRequests = []request{
 	{method: "PUT", path: "/connectors/{c}/pause"},
 	{method: "GET", path: "/connectors/{c}/tasks/0/status", until: `"state":"PAUSED"`},
 	{method: "PUT", path: "/connectors/{c}/config", body: `{{sink},"topics":"{t}","tasks.max":1,"errors.tolerance":"all"}`},
-	{method: "GET", path: "/connectors/{c}/status", until: `"connector":{"state":"PAUSED"`},
+	{method: "GET", path: "/connectors/{c}/status", until: `"tasks":[{"id":0,"state":"PAUSED"`},
 	{method: "PATCH", path: "/connectors/{c}/config", body: `{"errors.tolerance":"none","errors.log.enable":false}`},
 	{method: "PATCH", path: "/connectors/{c}/config", body: `{"errors.tolerance":null,"not.there":null}`},
 	{method: "PATCH", path: "/connectors/{c}/config", body: `{"tasks.max":0}`},

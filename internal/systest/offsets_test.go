@@ -93,30 +93,11 @@ func TestAlteredOffsetsOfFileSink(t *testing.T) {
 // produceNumbers writes {"n":from} up to, not including, {"n":to} to the topic's only partition.
 func produceNumbers(ctx context.Context, t *testing.T, broker, topic string, from, to int) {
 	t.Helper()
-	c := kafka.Config{Brokers: []string{broker}}
-	a, err := kafka.NewAdmin(ctx, c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	if err := a.EnsureTopic(ctx, topic, kafka.TopicConfig{Partitions: 1}); err != nil {
-		t.Fatal(err)
-	}
-	p, err := kafka.NewProducer(ctx, c, "", kafka.ProducerOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
 	var msgs []kafka.Message
 	for i := from; i < to; i++ {
-		msgs = append(msgs, kafka.Message{Topic: topic, Partition: 0, Value: fmt.Appendf(nil, `{"n":%d}`, i)})
+		msgs = append(msgs, kafka.Message{Value: fmt.Appendf(nil, `{"n":%d}`, i)})
 	}
-	if err := p.Send(ctx, msgs); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Commit(ctx); err != nil {
-		t.Fatal(err)
-	}
+	produce(ctx, t, broker, topic, msgs...)
 }
 
 // waitLines waits until the files hold exactly these numbers, in any order, and still do a moment later.
