@@ -83,14 +83,14 @@ func common() []configdef.Key {
 		},
 		{
 			Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
-			Doc: "How keys become the bytes of messages: canal-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
+			Doc: "How keys become the bytes of messages: canal-json, debezium-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
 		},
-		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter."},
+		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter; the page on converters has them."},
 		{
 			Name: ValueConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Value converter class",
 			Doc: "How values become the bytes of messages; as key.converter.",
 		},
-		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter."},
+		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter; the page on converters has them."},
 		{
 			Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
 			Doc: "Accepted for existing configs. Headers pass as the bytes they are.",
