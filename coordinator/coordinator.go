@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -15,14 +15,13 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/millrace/millrace/coordinator/fsm"
 	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/coordinator/reconcile"
 	"github.com/millrace/millrace/coordinator/session"
 	"github.com/millrace/millrace/coordinator/state"
-	"github.com/millrace/millrace/internal/clusterclient"
+	"github.com/millrace/millrace/internal/fault"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
@@ -41,18 +40,24 @@ type Options struct {
 	// RESTAddr is where this node answers REST, as others reach it: host:port.
 	RESTAddr string
 	Labels   map[string]string
-	// Worker: this process is a worker too.
-	Worker  bool
-	Version string
+	// Worker: this process is a worker too, of this capacity.
+	Worker   bool
+	Capacity uint32
+	Version  string
 	// Join lists cluster addresses of a cluster to join. Empty, with an empty data directory: this node makes a new one.
 	Join []string
+	// BootstrapExpect, if above 1: so many coordinators with empty data directories, those of Join and this one, make a cluster together.
+	BootstrapExpect int
 	// Brokers and EmbeddedBroker are what a new cluster uses; a cluster that exists knows its own.
 	Brokers        []string
 	EmbeddedBroker bool
 
 	Timing          session.Timing
 	ElectionTimeout time.Duration
-	Logger          *slog.Logger
+	Compaction      raftnode.Compaction
+	// MovesMax bounds how many running tasks are on the move at a time. Default 8.
+	MovesMax int
+	Logger   *slog.Logger
 }
 
 // Validate names what is missing.
@@ -76,11 +81,18 @@ type Coordinator struct {
 	fsm      *fsm.FSM
 	sessions *session.Registry
 	ready    chan struct{}
-	leading  atomic.Bool // leads, and has applied all that earlier leaders stored
+	leading  atomic.Bool                    // leads, and has applied all that earlier leaders stored
+	loop     atomic.Pointer[reconcile.Loop] // of the newest leadership
+	// restoring: the state is being replaced, and no session may begin.
+	restoring atomic.Bool
 
 	// Set before ready is closed.
 	mux  *raftnode.Mux
 	raft *raftnode.Node
+
+	// Owned by register, once Run has called enter: the node takes part in Raft, was on the cluster's list, has looked whether the peers are another
+	// cluster.
+	entered, listed, peersSeen bool
 
 	wake chan struct{} // to the reconcile loop, capacity 1
 
@@ -141,6 +153,9 @@ func (c *Coordinator) Addr() string { return c.mux.Advertised() }
 
 // Run runs the coordinator until ctx ends or something fails that it cannot go on without. On the way out it hands leadership over.
 func (c *Coordinator) Run(ctx context.Context) error {
+	if _, err := os.Stat(c.removedMark()); err == nil {
+		return fault.New(fault.Conflict, "%v", ErrRemoved)
+	}
 	mux, err := raftnode.Listen(c.opts.ListenAddr, c.opts.AdvertiseAddr)
 	if err != nil {
 		return err
@@ -150,27 +165,43 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	serving.Go(mux.Serve)
 	c.raft, err = raftnode.New(raftnode.Options{
 		ID: c.opts.NodeID, Dir: filepath.Join(c.opts.DataDir, "raft"), Mux: mux, FSM: c.fsm, ElectionTimeout: c.opts.ElectionTimeout,
-		Logger: c.opts.Logger,
+		Compaction: c.opts.Compaction, Logger: c.opts.Logger,
 	})
 	if err != nil {
 		return errors.Join(err, mux.Close(), serving.Wait())
 	}
 	stopGRPC := c.serve(&serving)
-	if c.raft.Fresh() && len(c.opts.Join) == 0 {
-		if err := c.raft.Bootstrap(); err != nil {
-			err = fmt.Errorf("make a new cluster: %w", err)
-			return errors.Join(err, c.raft.Shutdown(), mux.Close(), serving.Wait())
-		}
+	if err := c.enter(); err != nil {
+		return errors.Join(err, c.raft.Shutdown(ctx), mux.Close(), serving.Wait())
 	}
 	close(c.ready)
 
-	g, run := errgroup.WithContext(ctx)
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	g, run := errgroup.WithContext(work)
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			c.finishMoves()
+			endWork()
+		case <-run.Done():
+		}
+		return nil
+	})
 	g.Go(func() error { return c.lead(run) })
 	g.Go(func() error { return c.register(run) })
+	g.Go(func() error {
+		select {
+		case <-c.fsm.Halted():
+			return c.fsm.Halt()
+		case <-run.Done():
+			return nil
+		}
+	})
 	err = g.Wait()
 
 	// Leadership moves first, so that the sessions find the new leader while their leases run.
-	shut := c.raft.Shutdown()
+	shut := c.raft.Shutdown(context.WithoutCancel(ctx))
 	stopGRPC()
 	return errors.Join(err, shut, mux.Close(), serving.Wait())
 }
@@ -206,9 +237,20 @@ func (c *Coordinator) lead(ctx context.Context) error {
 					}
 					return
 				}
-				l := reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, Logger: c.opts.Logger.With("component", "reconcile")}
+				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Logger: c.opts.Logger.With("component", "reconcile")}
+				c.loop.Store(l)
 				_ = l.Run(run)
 			})
+		}
+	}
+}
+
+// finishMoves lets the units that are on their way arrive, for a moment: the next leader would wait a lease before it gives them to anybody, since
+// this node's worker, which may have run them, will not say hello to it.
+func (c *Coordinator) finishMoves() {
+	for until := time.Now().Add(time.Second); c.leading.Load() && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		if l := c.loop.Load(); l == nil || l.Placed() {
+			return
 		}
 	}
 }
@@ -258,109 +300,33 @@ func command(c *commandv1.Command) *commandv1.Command {
 	return c
 }
 
-// register makes this node known to the cluster, and keeps its entry true.
-func (c *Coordinator) register(ctx context.Context) error {
-	changed, stop := c.watch()
-	defer stop()
-	client := clusterclient.New(c.opts.Join)
-	defer client.Close()
-	var last string
-	began := time.Now()
-	for {
-		err := c.registerOnce(ctx, client)
-		// A moment without a leader is how every start begins.
-		if err != nil && ctx.Err() == nil && err.Error() != last && time.Since(began) > 3*time.Second {
-			last = err.Error()
-			c.opts.Logger.Warn("not known to the cluster yet; trying on", "err", err)
-		}
-		wait := 5 * time.Second
-		if err != nil {
-			wait = 200 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changed:
-			if err != nil {
-				time.Sleep(20 * time.Millisecond) // a change often is our own doing; not a busy loop
-			}
-		case <-time.After(wait):
-		}
-	}
-}
-
-func (c *Coordinator) registerOnce(ctx context.Context, client *clusterclient.Client) error {
-	me := c.self()
-	var have *commandv1.Node
-	coordinators := 0
-	c.fsm.View(func(s *state.State) {
-		have, _ = s.Node(me.Id)
-		for _, n := range s.Nodes() {
-			if n.Coordinator {
-				coordinators++
-			}
-		}
-	})
-	if coordinators > 1 {
-		if err := c.raft.Grown(); err != nil {
-			return err
-		}
-	}
-	if have != nil && proto.Equal(have, toCommand(me)) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if c.leading.Load() {
-		return c.admit(ctx, me)
-	}
-	_, leader := c.raft.Leader()
-	if leader != "" {
-		client.Learn(&clusterv1.InfoResponse{LeaderAddr: leader})
-	}
-	return client.Leader(ctx, func(ctx context.Context, cc clusterv1.ClusterClient) error {
-		_, err := cc.Join(ctx, &clusterv1.JoinRequest{Node: me})
-		return err
-	})
-}
-
 func (c *Coordinator) self() *clusterv1.NodeInfo {
 	return &clusterv1.NodeInfo{
 		Id: c.opts.NodeID, ClusterAddr: c.mux.Advertised(), RestAddr: c.opts.RESTAddr, Labels: c.opts.Labels, Coordinator: true,
-		Worker: c.opts.Worker, Version: c.opts.Version,
+		Worker: c.opts.Worker, Version: c.opts.Version, Capacity: c.opts.Capacity, Protocol: clusterv1.Protocol,
 	}
 }
 
 func toCommand(n *clusterv1.NodeInfo) *commandv1.Node {
 	return &commandv1.Node{
 		Id: n.Id, ClusterAddr: n.ClusterAddr, RestAddr: n.RestAddr, Labels: n.Labels, Coordinator: n.Coordinator, Worker: n.Worker, Version: n.Version,
+		Capacity: n.Capacity, Protocol: n.Protocol,
 	}
-}
-
-// admit makes a node known, and a voter when it is a coordinator. On the leader.
-func (c *Coordinator) admit(ctx context.Context, n *clusterv1.NodeInfo) error {
-	var have *commandv1.Node
-	c.fsm.View(func(s *state.State) { have, _ = s.Node(n.Id) })
-	if n.Coordinator && n.Id != c.opts.NodeID && (have == nil || have.ClusterAddr != n.ClusterAddr || !have.Coordinator) {
-		if err := c.raft.AddVoter(ctx, n.Id, n.ClusterAddr); err != nil {
-			return fmt.Errorf("add coordinator %s: %w", n.Id, err)
-		}
-	}
-	if have != nil && proto.Equal(have, toCommand(n)) {
-		return nil
-	}
-	_, err := c.raft.Propose(ctx, command(&commandv1.Command{Kind: &commandv1.Command_PutNode{PutNode: &commandv1.PutNode{Node: toCommand(n)}}}))
-	if err != nil {
-		return fmt.Errorf("store node %s: %w", n.Id, err)
-	}
-	c.opts.Logger.Info("node joined", "node", n.Id, "coordinator", n.Coordinator, "worker", n.Worker)
-	return nil
 }
 
 // Propose stores a command. On the leader; ErrNotLeader elsewhere.
 func (c *Coordinator) Propose(ctx context.Context, cmd *commandv1.Command) (state.Result, error) {
 	if !c.leading.Load() {
 		return state.Result{}, ErrNotLeader
+	}
+	needs, speak := state.Needs(cmd), uint32(0)
+	c.fsm.View(func(s *state.State) { speak = s.Protocol() })
+	if needs > speak {
+		return state.Result{}, fault.New(fault.Conflict,
+			"Not all coordinators know this yet: it needs protocol %d, and one speaks %d. Upgrade all of them first (millrace cluster members)", needs, speak)
+	}
+	if needs > 1 {
+		cmd.Protocol = needs
 	}
 	return c.raft.Propose(ctx, command(cmd))
 }
@@ -446,33 +412,41 @@ func (c *Coordinator) Signal(ctx context.Context, u state.UnitID, kind, data str
 
 // Info describes the cluster.
 func (c *Coordinator) Info() *clusterv1.InfoResponse {
-	out := &clusterv1.InfoResponse{Term: c.raft.Term()}
+	members := c.raft.Members()
+	out := &clusterv1.InfoResponse{Term: c.raft.Term(), Self: &clusterv1.Self{
+		Id: c.opts.NodeID, ClusterAddr: c.Addr(), Fresh: c.raft.Fresh() && len(members) == 0, BootstrapExpect: int32(c.opts.BootstrapExpect),
+	}}
+	for _, m := range members {
+		out.Self.Members = append(out.Self.Members, m.ID)
+	}
 	live := map[string]bool{}
 	if c.leading.Load() {
-		for _, n := range c.sessions.Live() {
-			live[n.Id] = true
+		for _, m := range members {
+			live[m.ID] = !m.Away
+		}
+		for _, w := range c.sessions.Workers() {
+			live[w.Node.Id] = true
 		}
 	}
-	nodes := map[string]*clusterv1.NodeInfo{}
 	c.fsm.View(func(s *state.State) {
 		if k := s.Cluster(); k != nil {
 			out.ClusterId, out.Brokers, out.EmbeddedBroker = k.ClusterId, k.Brokers, k.EmbeddedBroker
 		}
 		for _, n := range s.Nodes() {
-			nodes[n.Id] = &clusterv1.NodeInfo{
+			out.Nodes = append(out.Nodes, &clusterv1.NodeInfo{
 				Id: n.Id, ClusterAddr: n.ClusterAddr, RestAddr: n.RestAddr, Labels: n.Labels, Coordinator: n.Coordinator, Worker: n.Worker,
-				Version: n.Version, Alive: live[n.Id],
-			}
+				Version: n.Version, Alive: live[n.Id], Capacity: n.Capacity, Protocol: n.Protocol,
+			})
 		}
 	})
-	for _, id := range slices.Sorted(maps.Keys(nodes)) {
-		out.Nodes = append(out.Nodes, nodes[id])
-	}
 	if l, ok := c.Leader(); ok {
 		out.LeaderId, out.LeaderAddr, out.LeaderRestAddr = l.ID, l.ClusterAddr, l.RESTAddr
 	}
 	return out
 }
+
+// Members returns the Raft group.
+func (c *Coordinator) Members() []raftnode.Member { return c.raft.Members() }
 
 // Restart gives units new epochs, on the workers that they are on.
 func (c *Coordinator) Restart(ctx context.Context, units []state.UnitID) error {

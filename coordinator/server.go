@@ -16,6 +16,7 @@ import (
 	"github.com/millrace/millrace/coordinator/reconcile"
 	"github.com/millrace/millrace/coordinator/state"
 	"github.com/millrace/millrace/internal/clusterclient"
+	"github.com/millrace/millrace/internal/fault"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 )
 
@@ -65,9 +66,14 @@ func (s server) Join(ctx context.Context, r *clusterv1.JoinRequest) (*clusterv1.
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := s.c.admit(ctx, r.Node); err != nil {
-		if errors.Is(err, ErrNotLeader) {
+	if err := s.c.admit(ctx, r); err != nil {
+		switch {
+		case errors.Is(err, ErrNotLeader):
 			return nil, s.notLeader()
+		case errors.Is(err, ErrRemoved):
+			return nil, status.Error(codes.PermissionDenied, err.Error())
+		case fault.KindOf(err) == fault.Conflict:
+			return nil, status.Error(codes.FailedPrecondition, err.Error())
 		}
 		return nil, status.Error(codes.Unavailable, err.Error())
 	}
@@ -84,8 +90,11 @@ func (s server) Session(stream clusterv1.Cluster_SessionServer) error {
 	if hello.GetNode().GetId() == "" || hello.GetBootId() == "" {
 		return status.Error(codes.InvalidArgument, "a session begins with a hello that names node and boot")
 	}
-	if !s.c.leading.Load() {
+	if !s.c.leading.Load() || s.c.restoring.Load() {
 		return s.notLeader()
+	}
+	if err := clusterv1.CheckProtocol(hello.Node, hello.OldestProtocol); err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	ctx := stream.Context()
 	if err := s.c.admitWorker(ctx, hello.Node); err != nil {
@@ -149,7 +158,7 @@ func (c *Coordinator) admitWorker(ctx context.Context, n *clusterv1.NodeInfo) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	return c.admit(ctx, n)
+	return c.admit(ctx, &clusterv1.JoinRequest{Node: n})
 }
 
 // send is the sending half: welcome, then answers to heartbeats, and the whole assignment whenever it differs from what was sent last.
@@ -158,7 +167,7 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 	changed, stop := s.c.watch()
 	defer stop()
 	err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Welcome{Welcome: &clusterv1.Welcome{
-		LeaseMs: t.Lease.Milliseconds(), HeartbeatIntervalMs: t.Heartbeat.Milliseconds(), Info: s.c.Info(),
+		LeaseMs: t.Lease.Milliseconds(), HeartbeatIntervalMs: t.Heartbeat.Milliseconds(), Info: s.c.Info(), Protocol: clusterv1.Protocol,
 	}}})
 	if err != nil {
 		return err

@@ -48,7 +48,9 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 	if err != nil {
 		return err
 	}
-	hello := &clusterv1.Hello{Node: w.opts.Node, BootId: w.opts.BootID}
+	hello := &clusterv1.Hello{
+		Node: w.opts.Node, BootId: w.opts.BootID, UpMs: time.Since(w.born).Milliseconds(), OldestProtocol: clusterv1.OldestProtocol,
+	}
 	for k, epoch := range w.holding() {
 		hello.Running = append(hello.Running, &clusterv1.Running{Unit: k.unit(), Epoch: epoch})
 	}
@@ -65,7 +67,7 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 		return errors.New("the coordinator did not answer the hello with a welcome")
 	}
 	connect.Stop()
-	w.setInfo(welcome.Info)
+	w.setLeader(welcome)
 	w.client.Learn(welcome.Info)
 	s := &live{
 		w: w, stream: stream, hello: sent, lease: time.Duration(welcome.LeaseMs) * time.Millisecond,

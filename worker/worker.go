@@ -32,13 +32,16 @@ type Options struct {
 	// OffsetsTopic for source offsets; empty: kafka.OffsetsTopic.
 	OffsetsTopic string
 	// Grace is how long a task may take to stop. Default 5 s.
-	Grace  time.Duration
-	Logger *slog.Logger
+	Grace time.Duration
+	// DrainTime is how long the worker waits at its end for its units to move to others; 0: it stops them at once.
+	DrainTime time.Duration
+	Logger    *slog.Logger
 }
 
 // Worker is one worker.
 type Worker struct {
 	opts   Options
+	born   time.Time
 	client *clusterclient.Client
 	lease  *runner.Lease
 	status *statuses
@@ -47,9 +50,10 @@ type Worker struct {
 	lost        chan time.Time // when the lease ran out
 	lapsed      atomic.Pointer[time.Time]
 
-	mu   sync.Mutex // guards: info, held, signals
-	info *clusterv1.InfoResponse
-	held map[unitKey]uint64
+	mu     sync.Mutex // guards: info, leader, held, signals
+	info   *clusterv1.InfoResponse
+	leader uint32 // the protocol of the leader
+	held   map[unitKey]uint64
 	// signals lead to the tasks that run here.
 	signals map[unitKey]*runner.Signals
 }
@@ -87,7 +91,7 @@ func New(o Options) (*Worker, error) {
 		o.OffsetsTopic = kafka.OffsetsTopic
 	}
 	return &Worker{
-		opts: o, client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
+		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
 		signals: map[unitKey]*runner.Signals{},
 	}, nil
@@ -104,7 +108,7 @@ func (w *Worker) Info(ctx context.Context) (*clusterv1.InfoResponse, error) {
 	return w.client.Info(ctx)
 }
 
-// Run runs the worker until ctx ends; then it stops its units, tells the leader that it leaves, and returns.
+// Run runs the worker until ctx ends; then its units move to others or stop, it tells the leader that it leaves, and returns.
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.client.Close()
 	// The session outlives ctx by as long as the units need to stop, so that the leader learns at once that they have.
@@ -113,10 +117,34 @@ func (w *Worker) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { w.sessions(session); return nil })
 	g.Go(func() error { w.watchLease(session); return nil })
-	w.manage(ctx)
+	work, endWork := context.WithCancel(session)
+	g.Go(func() error {
+		defer endWork()
+		<-ctx.Done()
+		w.drain(session)
+		return nil
+	})
+	w.manage(work)
 	w.leave(session)
 	endSession()
 	return g.Wait()
+}
+
+// drain asks the leader to move all units to others, and returns when they are gone, or nothing can be hoped for any more.
+func (w *Worker) drain(ctx context.Context) {
+	wait, cancel := context.WithTimeout(ctx, w.opts.DrainTime)
+	defer cancel()
+	w.status.drain()
+	began, had := time.Now(), len(w.holding())
+	for len(w.holding()) > 0 && w.lease.Valid() && w.leaderSpeaks() >= 2 {
+		select {
+		case <-wait.Done():
+			w.opts.Logger.Warn("not all units have moved in time; the rest stops", "left", len(w.holding()), "waited", w.opts.DrainTime)
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	w.opts.Logger.Info("drained", "units", had, "left", len(w.holding()), "elapsed", time.Since(began).Round(time.Millisecond))
 }
 
 // leave waits until the leader has heard that all has stopped, or a little while.
@@ -188,10 +216,16 @@ func (w *Worker) holding() map[unitKey]uint64 {
 	return maps.Clone(w.held)
 }
 
-func (w *Worker) setInfo(i *clusterv1.InfoResponse) {
+func (w *Worker) setLeader(m *clusterv1.Welcome) {
 	w.mu.Lock()
-	w.info = i
+	w.info, w.leader = m.Info, m.Protocol
 	w.mu.Unlock()
+}
+
+func (w *Worker) leaderSpeaks() uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.leader
 }
 
 func (w *Worker) cluster() *clusterv1.InfoResponse {
@@ -339,6 +373,7 @@ type statuses struct {
 	progress map[unitKey]*runner.Progress
 	planned  map[string]*clusterv1.Planned
 	answers  []answer
+	draining bool
 	leaving  bool
 	gone     bool
 }
@@ -409,6 +444,13 @@ func (s *statuses) answer(r *clusterv1.SignalResult) {
 	s.poke()
 }
 
+func (s *statuses) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	s.poke()
+}
+
 func (s *statuses) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -436,7 +478,7 @@ func (s *statuses) confirm(version uint64) {
 func (s *statuses) heartbeat() (*clusterv1.Heartbeat, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	h := &clusterv1.Heartbeat{Leaving: s.leaving}
+	h := &clusterv1.Heartbeat{Draining: s.draining, Leaving: s.leaving}
 	keys := slices.SortedFunc(maps.Keys(s.byUnit), func(a, b unitKey) int {
 		if a.connector != b.connector {
 			if a.connector < b.connector {

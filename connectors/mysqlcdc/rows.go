@@ -153,6 +153,10 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 		defer clear(s.maps)
 	}
 	done := func() { s.event++; s.row = 0 }
+	stmt := s.unwritten
+	if sh.captured {
+		s.unwritten = ""
+	}
 	if !sh.captured && !sh.signals || s.snap.dropping(sh.id) || !s.count() {
 		done()
 		return nil
@@ -168,6 +172,15 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 	var from int64
 	if s.skipping && s.event == s.skipEvent && (s.skipTxn == "" || s.skipTxn == s.txnGTID) {
 		from = s.skipRow
+	}
+	if s.batch.size+len(e.RawData) > batchBytes { // the rows of an event stay in one batch, for converters that write them together
+		if err := s.flush(ctx, false); err != nil {
+			return err
+		}
+	}
+	if stmt != "" && sh.captured && from == 0 {
+		// With its first rows, in one batch: a restart between the two would write it twice.
+		s.batch.addStatement(s.set.prefix, sh.id, stmt, s.source(e, 0), s.server.flavor)
 	}
 	s.batch.size += len(e.RawData)
 	if err := s.emitRows(ctx, e, sh, &body, from); err != nil {
@@ -220,7 +233,8 @@ func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *s
 		if s.skipping && s.event == s.skipEvent {
 			s.skipRow = s.row
 		}
-		if len(s.batch.records) >= s.set.batchRows || s.batch.size >= batchBytes {
+		// As above: only an event of very many rows is divided.
+		if n := len(s.batch.records); n >= s.set.batchRows && (len(data) == 0 || n >= 4*s.set.batchRows) || s.batch.size >= batchBytes {
 			if len(data) == 0 { // the position after the whole event is the same place, and shorter
 				s.event, s.row = s.event+1, 0
 				s.leaveSkip()

@@ -53,6 +53,7 @@ const (
 	keyBeatQuery      = "heartbeat.action.query"
 	keyHeaders        = "extended.headers.enabled"
 	keyQuery          = "include.query"
+	keyStatements     = "include.statements"
 	keyUnchanged      = "skip.messages.without.change"
 	keyTopicRegex     = "topic.regex"
 	keyTopicReplace   = "topic.replacement"
@@ -134,7 +135,7 @@ func ownKeys() []configdef.Key {
 		{Name: keyTombstones, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether a delete is followed by a record with the same key and a null value, for compacted topics."},
 		{Name: keySchemaChanges, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether DDL statements are written to the topic that is named by topic.prefix."},
 		{Name: keySkipped, Type: configdef.List, Default: "t", OneOf: []string{"c", "u", "d", "t", "none"}, Group: groupEvents, Doc: "Operations to leave out: c (create), u (update), d (delete), t (truncate), or none."},
-		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes."},
+		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes; up to four times as many where they are of one row event of the log, which is divided only then."},
 		{Name: keyQueueBytes, Type: configdef.Long, Default: "8388608", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 8 MiB."},
 	}, shapeKeys()...)
 }
@@ -223,6 +224,7 @@ type settings struct {
 	shape                shaping
 	txnTopic             string // empty: no transaction metadata
 	query                bool
+	statements           bool
 	debezium             bool // the class stands in for Debezium's
 	envelope             *record.Envelope
 	tombstones           bool
@@ -275,7 +277,7 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		s.heartbeat = 10 * time.Second
 	}
 	s.beatTopic, s.beatQuery = topicName(v.String(keyBeatPrefix)+v.String(keyDelimiter)+s.prefix), v.String(keyBeatQuery)
-	s.query = v.Bool(keyQuery)
+	s.query, s.statements = v.Bool(keyQuery), v.Bool(keyStatements)
 	if p, ok := connectors.Lookup(config["connector.class"]); ok {
 		s.debezium = p.Class == debeziumClass
 	}

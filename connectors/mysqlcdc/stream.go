@@ -75,6 +75,8 @@ type stream struct {
 	timeUS   int64             // its commit time; 0: the log has seconds only
 	xas      map[string]logPos // where prepared XA transactions begin; those without captured rows are nowhere
 	stmt     string            // the statement that the row events belong to
+	// unwritten is the same, until it has become a message of its own.
+	unwritten string
 }
 
 // do runs f on the stream's goroutine and waits for it. Once f has begun it is waited for even when ctx ends, since f writes what the
@@ -225,7 +227,7 @@ func (q *queue) HandleEvent(e *replication.BinlogEvent) error {
 
 func (s *stream) syncerConfig(ctx context.Context, tlsConfig *tls.Config) replication.BinlogSyncerConfig {
 	var flags uint16
-	if s.set.query && s.server.flavor == mysql.MariaDBFlavor {
+	if (s.set.query || s.set.statements) && s.server.flavor == mysql.MariaDBFlavor {
 		flags = replication.BINLOG_SEND_ANNOTATE_ROWS_EVENT
 	}
 	return replication.BinlogSyncerConfig{
@@ -465,7 +467,7 @@ func (s *stream) begin(e *replication.BinlogEvent) error {
 	s.event, s.row, s.txnGTID, s.addGTID = 0, 0, "", nil
 	s.txnStart = s.read
 	s.serverID = e.Header.ServerID
-	s.thread, s.timeUS, s.stmt = 0, 0, ""
+	s.thread, s.timeUS, s.stmt, s.unwritten = 0, 0, "", ""
 	s.txn.reset()
 	return nil
 }
@@ -620,6 +622,9 @@ const (
 func (s *stream) statementText(text []byte) {
 	if s.set.query {
 		s.stmt = string(text)
+	}
+	if s.set.statements {
+		s.unwritten = string(text)
 	}
 }
 

@@ -5,6 +5,7 @@
 package fsm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -18,13 +19,28 @@ import (
 
 // FSM is the adapter.
 type FSM struct {
-	mu      sync.RWMutex // guards: state
+	mu      sync.RWMutex // guards: state, halt
 	state   *state.State
+	halt    error
 	changed func()
+	halted  chan struct{}
 }
 
 // New makes an FSM. changed is called after each command and restore, outside the lock; it must not block.
-func New(changed func()) *FSM { return &FSM{state: state.New(), changed: changed} }
+func New(changed func()) *FSM {
+	return &FSM{state: state.New(), changed: changed, halted: make(chan struct{})}
+}
+
+// Halted is closed when the log holds something that this version does not know. From then on the state stands still and no Raft snapshot
+// is taken of it, for it is not what the log says (I6). The node must end.
+func (f *FSM) Halted() <-chan struct{} { return f.halted }
+
+// Halt is why.
+func (f *FSM) Halt() error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.halt
+}
 
 // View lets f read the state. f must not keep the *State, call back into the FSM or block.
 func (f *FSM) View(read func(*state.State)) {
@@ -38,18 +54,29 @@ func (f *FSM) Apply(l *raft.Log) any {
 	defer f.changed()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.halt != nil {
+		return state.Result{Index: l.Index, Err: f.halt}
+	}
 	var c commandv1.Command
 	if err := proto.Unmarshal(l.Data, &c); err != nil {
 		// The same bytes fail on every node, so refusing them is still a function of the log (I6).
 		return state.Result{Index: l.Index, Err: fmt.Errorf("log entry %d: %w", l.Index, err)}
 	}
-	return f.state.Apply(l.Index, &c)
+	r := f.state.Apply(l.Index, &c)
+	if errors.Is(r.Err, state.ErrUnknownCommand) {
+		f.halt = fmt.Errorf("log entry %d: %w; run this node with the version that the other coordinators run", l.Index, r.Err)
+		close(f.halted)
+	}
+	return r
 }
 
 // Snapshot implements raft.FSM.
 func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	if f.halt != nil {
+		return nil, f.halt
+	}
 	// Connectors and maps are immutable, so the image can be written later while commands go on.
 	return image{f.state.Image()}, nil
 }

@@ -35,9 +35,9 @@ type Cluster interface {
 	WorkerAlive(id string) bool
 	Restart(ctx context.Context, units []state.UnitID) error
 	Signal(ctx context.Context, u state.UnitID, kind, data string) error
-	Info() *clusterv1.InfoResponse
 	// Running reports whether a worker may still run a task of the connector.
 	Running(connector string) bool
+	Group
 }
 
 // Kafka is where connectors have their offsets.
@@ -573,31 +573,4 @@ func (h *Herder) Signal(ctx context.Context, name string, in api.Signal) error {
 		}
 	}
 	return nil
-}
-
-// Cluster describes the cluster.
-func (h *Herder) Cluster(version string) *api.Cluster {
-	i := h.c.Info()
-	out := &api.Cluster{
-		ClusterID: i.ClusterId, Version: version, Leader: i.LeaderId, Term: i.Term, Brokers: i.Brokers, EmbeddedBroker: i.EmbeddedBroker, Nodes: []api.Node{},
-	}
-	units := map[string][]string{}
-	h.c.View(func(s *state.State) {
-		for _, a := range s.Assignments() {
-			if a.Worker != "" {
-				units[a.Worker] = append(units[a.Worker], a.Unit.String())
-			}
-		}
-	})
-	for _, n := range i.Nodes {
-		u := units[n.Id]
-		if u == nil {
-			u = []string{}
-		}
-		out.Nodes = append(out.Nodes, api.Node{
-			ID: n.Id, Cluster: n.ClusterAddr, REST: n.RestAddr, Coordinator: n.Coordinator, Worker: n.Worker, Leader: n.Id == i.LeaderId,
-			Alive: n.Alive || n.Id == i.LeaderId, Labels: n.Labels, Version: n.Version, Units: u,
-		})
-	}
-	return out
 }

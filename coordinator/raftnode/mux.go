@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -23,6 +24,7 @@ type Mux struct {
 	grpc      *half
 	closed    chan struct{}
 	once      sync.Once
+	open      atomic.Bool
 }
 
 // Listen opens the cluster's port. advertise is what others dial; empty means the listener's own address.
@@ -46,6 +48,10 @@ func (a address) String() string { return string(a) }
 
 // Advertised is the address that others dial.
 func (m *Mux) Advertised() string { return m.advertise.String() }
+
+// OpenRaft lets Raft's connections in; until then they are closed, so that a node with an empty directory takes no part in the group before it is
+// known what it may do there.
+func (m *Mux) OpenRaft() { m.open.Store(true) }
 
 // Serve accepts until Close. It returns when all it started has ended.
 func (m *Mux) Serve() error {
@@ -81,6 +87,10 @@ func (m *Mux) route(c net.Conn) {
 	if first[0] == raftMagic {
 		_, _ = r.Discard(1)
 		to = m.raft
+		if !m.open.Load() {
+			_ = c.Close()
+			return
+		}
 	}
 	select {
 	case to.conns <- &peeked{c, r}:

@@ -42,7 +42,22 @@ type Options struct {
 	FSM *fsm.FSM
 	// ElectionTimeout is how long followers wait for a silent leader. Default 600 ms.
 	ElectionTimeout time.Duration
+	Compaction      Compaction
 	Logger          *slog.Logger
+}
+
+// Compaction says when the log gives way to a Raft snapshot. The zero value stands for DefaultCompaction.
+type Compaction struct {
+	// Entries since the last Raft snapshot make a new one, looked at every Interval or so.
+	Entries  uint64
+	Interval time.Duration
+	// Trailing entries stay behind a Raft snapshot, so that a node that was away for a moment needs no whole image.
+	Trailing uint64
+}
+
+// DefaultCompaction suits a state that changes a few times a second.
+func DefaultCompaction() Compaction {
+	return Compaction{Entries: 8192, Interval: 30 * time.Second, Trailing: 4096}
 }
 
 // alone is the timeout while there is nobody to lose a leader to: how long a single node takes to lead after its start.
@@ -60,6 +75,7 @@ type Node struct {
 	trans  *raft.NetworkTransport
 	leader chan bool
 	fresh  bool
+	peers  *peers
 	// fault is why the log could not be written last; nil once it was again.
 	fault atomic.Pointer[string]
 }
@@ -68,6 +84,9 @@ type Node struct {
 func New(o Options) (*Node, error) {
 	if o.ElectionTimeout == 0 {
 		o.ElectionTimeout = 600 * time.Millisecond
+	}
+	if o.Compaction == (Compaction{}) {
+		o.Compaction = DefaultCompaction()
 	}
 	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -95,13 +114,15 @@ func New(o Options) (*Node, error) {
 	cfg.NotifyCh = n.leader
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = alone, alone, leaderLease
 	cfg.CommitTimeout = 10 * time.Millisecond
-	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = 30*time.Second, 8192, 4096
+	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = o.Compaction.Interval, o.Compaction.Entries, o.Compaction.Trailing
 	n.raft, err = raft.NewRaft(cfg, o.FSM, store, store, snaps, n.trans)
 	if err != nil {
 		return nil, n.abandon(fmt.Errorf("start raft: %w", err))
 	}
-	if n.voters() > 1 {
+	n.peers = watchPeers(n.raft)
+	if len(n.Members()) > 1 {
 		if err := n.setTimeouts(o.ElectionTimeout); err != nil {
+			n.peers.stop()
 			return nil, errors.Join(err, n.raft.Shutdown().Error(), n.store.Close())
 		}
 	}
@@ -122,44 +143,17 @@ func (n *Node) setTimeouts(d time.Duration) error {
 	return nil
 }
 
-func (n *Node) voters() int {
-	f := n.raft.GetConfiguration()
-	if f.Error() != nil {
-		return 0
-	}
-	return len(f.Configuration().Servers)
-}
-
-// Fresh reports whether the data directory held nothing.
+// Fresh reports whether the data directory held nothing when the node was made.
 func (n *Node) Fresh() bool { return n.fresh }
-
-// Bootstrap makes a cluster of this node alone.
-func (n *Node) Bootstrap() error {
-	return n.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
-		ID: raft.ServerID(n.opts.ID), Address: n.trans.LocalAddr(),
-	}}}).Error()
-}
-
-// AddVoter adds a coordinator, or corrects the address of one. On the leader only.
-func (n *Node) AddVoter(ctx context.Context, id, addr string) error {
-	if id != n.opts.ID {
-		if err := n.setTimeouts(n.opts.ElectionTimeout); err != nil {
-			return err
-		}
-	}
-	return n.wait(ctx, n.raft.AddVoter(raft.ServerID(id), raft.ServerAddress(addr), 0, bound(ctx)))
-}
-
-// Remove removes a coordinator. On the leader only.
-func (n *Node) Remove(ctx context.Context, id string) error {
-	return n.wait(ctx, n.raft.RemoveServer(raft.ServerID(id), 0, bound(ctx)))
-}
 
 // Grown must be called on every node when the group has more than one member: from then on elections take their time.
 func (n *Node) Grown() error { return n.setTimeouts(n.opts.ElectionTimeout) }
 
 // Propose stores a command and returns what it came to on this node.
 func (n *Node) Propose(ctx context.Context, c *commandv1.Command) (state.Result, error) {
+	if c.GetKind() == nil {
+		return state.Result{}, errors.New("a command without a kind would halt every node")
+	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
 	if err != nil {
 		return state.Result{}, fmt.Errorf("encode command: %w", err)
@@ -187,9 +181,6 @@ func (n *Node) Fault() string {
 // Barrier waits until all that was stored before is applied here. On the leader only.
 func (n *Node) Barrier(ctx context.Context) error { return n.wait(ctx, n.raft.Barrier(bound(ctx))) }
 
-// VerifyLeader asks a quorum whether this node still leads.
-func (n *Node) VerifyLeader(ctx context.Context) error { return n.wait(ctx, n.raft.VerifyLeader()) }
-
 func bound(ctx context.Context) time.Duration {
 	if d, ok := ctx.Deadline(); ok {
 		return max(time.Until(d), time.Millisecond)
@@ -209,7 +200,7 @@ func (n *Node) wait(ctx context.Context, f raft.Future) error {
 			return nil
 		case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 			return ErrNotLeader
-		case errors.Is(err, raft.ErrLeadershipLost):
+		case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrAbortedByRestore):
 			return ErrUnknownOutcome
 		}
 		return fmt.Errorf("raft: %w", err)
@@ -231,20 +222,16 @@ func (n *Node) Leadership() <-chan bool { return n.leader }
 // Term is the Raft term.
 func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
-// Shutdown hands leadership over, if that can be done quickly, and stops.
-func (n *Node) Shutdown() error {
-	if n.IsLeader() && n.voters() > 1 {
-		f := n.raft.LeadershipTransfer()
-		done := make(chan error, 1)
-		go func() { done <- f.Error() }()
-		select {
-		case err := <-done:
-			if err != nil {
-				n.opts.Logger.Debug("leadership was not handed over", "err", err)
-			}
-		case <-time.After(2 * time.Second):
+// Shutdown hands leadership over, if that can be done quickly and while ctx lasts, and stops.
+func (n *Node) Shutdown(ctx context.Context) error {
+	if n.IsLeader() && n.Voters() > 1 {
+		ctx, cancel := context.WithTimeout(ctx, handOver)
+		if err := n.Transfer(ctx, ""); err != nil {
+			n.opts.Logger.Warn("leadership was not handed over; the others elect a leader", "err", err)
 		}
+		cancel()
 	}
+	n.peers.stop()
 	err := n.raft.Shutdown().Error()
 	return errors.Join(err, n.trans.Close(), n.store.Close())
 }

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace/millrace/coordinator/assign"
@@ -30,9 +32,23 @@ type Loop struct {
 	Raft     Proposer
 	Sessions *session.Registry
 	Wake     <-chan struct{}
+	// MovesMax bounds how many units are on their way from one live worker to another at a time. Default 8.
+	MovesMax int
 	Logger   *slog.Logger
 
 	repairs repairs
+	moves   moves
+	// rest is what the last round looked at, if it found nothing to do and to wait for: to look at the same again would be a waste.
+	rest facts
+	// placed is what a round looked at that found no unit on its way.
+	placed atomic.Pointer[facts]
+}
+
+// facts are versions of all that a round looks at.
+type facts struct {
+	index, sessions uint64
+	live            int
+	settled         bool
 }
 
 // every bounds how late a lease that ran out is noticed.
@@ -127,20 +143,21 @@ type want struct {
 
 // assign moves units one step nearer to where they should be.
 func (l *Loop) assign(ctx context.Context) (bool, error) {
-	wants, changes := l.wants()
-	live := l.Sessions.Live()
-	workers := make([]assign.Worker, 0, len(live))
-	for _, n := range live {
-		workers = append(workers, assign.Worker{ID: n.Id, Labels: n.Labels})
+	now := l.facts()
+	if now == l.rest {
+		return false, nil
 	}
-	settled := l.Sessions.Settled()
+	l.rest = facts{}
+	wants, changes := l.wants()
+	settled := now.settled
 	current := map[state.UnitID]string{}
 	var units []assign.Unit
 	var free []want
 	for _, w := range wants {
 		owner := w.now.Worker
-		// I1: an owner that this leader has not heard of yet may be alive until the election is a lease ago.
-		if owner != "" && !l.Sessions.Alive(owner) && !settled && !l.Sessions.Left(owner) {
+		// I1: an owner that this leader has not heard of yet may be alive until the election is a lease ago, and so may be one that was
+		// letting go of a unit when the last leader took it back, or its connector was deleted.
+		if !settled && (owner == "" || !l.Sessions.Alive(owner) && !l.Sessions.Left(owner)) {
 			continue
 		}
 		if owner != "" && l.Sessions.Alive(owner) {
@@ -149,7 +166,10 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 		units = append(units, w.unit)
 		free = append(free, w)
 	}
+	workers := l.workers(settled)
 	plan := assign.Plan(workers, units, l.wishes(free, workers, current))
+	budget := l.moves.begin(l, free)
+	held := false
 	for _, w := range free {
 		u, owner, to := w.unit.ID, current[w.unit.ID], plan[w.unit.ID]
 		a := &commandv1.Assignment{Unit: &commandv1.Unit{Connector: u.Connector, Task: u.Task}, Worker: to, ExpectedEpoch: w.now.Epoch}
@@ -159,13 +179,24 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 		case owner != "" && owner == to && !w.fresh:
 			continue // is where it should be
 		case owner != "" && owner != to:
+			if to != "" && !budget.take(u) {
+				continue
+			}
 			a.Worker = "" // taken back first; given away when the old worker has let go
 		case to != "" && l.Sessions.HeldElsewhere(u, to):
+			held = true
 			continue // I1: a live worker has not let go yet
 		}
 		changes = append(changes, a)
 	}
+	l.joined(budget)
 	if len(changes) == 0 {
+		if !held {
+			l.placed.Store(&now)
+		}
+		if len(l.moves.since) == 0 && !budget.waits && len(l.repairs) == 0 {
+			l.rest = now
+		}
 		return false, nil
 	}
 	r, err := l.Raft.Propose(ctx, &commandv1.Command{
@@ -184,6 +215,66 @@ func (l *Loop) assign(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
+func (l *Loop) facts() facts {
+	now := facts{settled: l.settled()}
+	now.sessions, now.live = l.Sessions.Version()
+	l.View(func(s *state.State) { now.index = s.Index() })
+	return now
+}
+
+// Placed reports whether no unit is on its way from one worker to another, as of now. Safe for use beside Run.
+func (l *Loop) Placed() bool {
+	p := l.placed.Load()
+	return p != nil && *p == l.facts()
+}
+
+// settled reports whether all is known that a new leader must learn: each worker that is listed or owns something has said hello, or has had the
+// time to.
+func (l *Loop) settled() bool {
+	if l.Sessions.Settled() {
+		return true
+	}
+	all := true
+	l.View(func(s *state.State) {
+		for _, n := range s.Nodes() {
+			all = all && (!n.Worker || l.Sessions.Known(n.Id))
+		}
+		for _, a := range s.Assignments() {
+			all = all && (a.Worker == "" || l.Sessions.Known(a.Worker))
+		}
+	})
+	return all
+}
+
+// workers lists who may run units. A worker that is about to end is not among them, one that is drained is the last choice.
+func (l *Loop) workers(settled bool) []assign.Worker {
+	drained := map[string]bool{}
+	l.View(func(s *state.State) {
+		for _, n := range s.Nodes() {
+			if s.Drained(n.Id) {
+				drained[n.Id] = true
+			}
+		}
+	})
+	var out []assign.Worker
+	for _, w := range l.Sessions.Workers() {
+		id := w.Node.Id
+		if l.moves.drained[id] && !drained[id] {
+			l.Sessions.Join(id) // it has come back into use
+			w.Joining = true
+		}
+		if !w.Draining {
+			out = append(out, assign.Worker{
+				ID: id, Labels: w.Node.Labels, Capacity: int(w.Node.Capacity), Drained: drained[id],
+				// Shares are known when it is known what runs.
+				Joining: w.Joining && settled,
+			})
+		}
+	}
+	l.moves.drained = drained
+	return out
+}
+
 // wants lists what should run, and the take-backs of what should not.
 func (l *Loop) wants() (wants []want, changes []*commandv1.Assignment) {
 	l.View(func(s *state.State) {
@@ -193,7 +284,7 @@ func (l *Loop) wants() (wants []want, changes []*commandv1.Assignment) {
 			now, _ := s.Assignment(u)
 			wanted[u] = true
 			wants = append(wants, want{
-				unit: assign.Unit{ID: u, Labels: placement(c.Config)}, now: now, config: c.ConfigIndex,
+				unit: assign.Unit{ID: u, Labels: placement(c.Config), Weight: weight(c.Config, task)}, now: now, config: c.ConfigIndex,
 				fresh: task != state.PlanningHalf && now.Epoch < c.Generation,
 			})
 		}
@@ -227,6 +318,21 @@ func placement(config map[string]string) map[string]string {
 		}
 	}
 	return out
+}
+
+// taskWeight is what a task weighs against a planning half, which does next to nothing.
+const taskWeight = 10
+
+// weight is what a unit costs its worker: for tasks by tasks.weight.
+func weight(config map[string]string, task int32) int {
+	if task == state.PlanningHalf {
+		return 1
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(config["tasks.weight"]))
+	if err != nil {
+		n = 1
+	}
+	return n * taskWeight
 }
 
 // AssignmentsOf is the whole set that a worker is to run, for its session.

@@ -94,7 +94,7 @@ func (l *Loop) relocate(w want, owner string, s *clusterv1.UnitStatus, workers [
 		load[id]++
 	}
 	for _, x := range workers {
-		if slices.Contains(t.failed, x.ID) || asks[x.ID] > 0 || !has(x.Labels, w.unit.Labels) {
+		if x.Drained || slices.Contains(t.failed, x.ID) || asks[x.ID] > 0 || !has(x.Labels, w.unit.Labels) {
 			continue
 		}
 		if t.target == "" || load[x.ID] < load[t.target] {

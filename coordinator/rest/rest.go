@@ -5,6 +5,7 @@
 package rest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -148,7 +149,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(found.maxBody, maxBody))
 	if !found.local && !s.onLeader(w, r) {
 		return
 	}

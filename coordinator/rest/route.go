@@ -25,6 +25,8 @@ type route struct {
 	in any
 	// out has a value of the type of each body that is no error; nil: none.
 	out map[int]any
+	// maxBody is how large the body may be, in bytes; 0: maxBody.
+	maxBody int64
 	// media is what the answer is, when it is no JSON.
 	media string
 

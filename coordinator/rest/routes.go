@@ -196,10 +196,6 @@ func restart(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusAccepted, st, err
 }
 
-func cluster(s *Server, _ *http.Request) (int, any, error) {
-	return http.StatusOK, s.opts.Herder.Cluster(s.opts.Version), nil
-}
-
 func progress(s *Server, r *http.Request) (int, any, error) {
 	p, err := s.opts.Herder.Progress(seg(r, 3))
 	return http.StatusOK, p, err

@@ -73,7 +73,6 @@ func (s *Server) routes() []route {
 			query: []param{{name: "scope", about: "worker (the default): this node; cluster: all nodes."}},
 			out:   map[int]any{http.StatusOK: []string{}, http.StatusNoContent: nil},
 		},
-		{method: get, path: api.Prefix + "/cluster", handle: cluster, about: "Nodes of the cluster and what they run.", out: ok(api.Cluster{})},
 		{method: get, path: api.Prefix + "/connectors/{connector}/progress", handle: progress, about: "How far a connector's tasks are.", out: ok(api.Progress{})},
 		{method: get, path: api.Prefix + "/connectors/{connector}/events", handle: events, about: "What happened to a connector's tasks: starts, failures, retries, restarts.", out: ok(api.Events{})},
 		{method: post, path: api.Prefix + "/connectors/{connector}/signals", handle: signal, about: "Ask a connector's tasks for something, such as to read tables anew.", in: api.Signal{}, out: none(http.StatusAccepted)},
@@ -81,6 +80,7 @@ func (s *Server) routes() []route {
 		{method: get, path: "/openapi.json", handle: s.openAPI, local: true, about: "This description.", out: ok(map[string]any{})},
 		{method: get, path: "/docs", handle: s.docs, local: true, about: "This description as a page.", media: "text/html", out: ok("")},
 	}
+	list = append(list, clusterRoutes()...)
 	for i := range list {
 		if list[i].path != "/" {
 			list[i].segs = strings.Split(strings.TrimPrefix(list[i].path, "/"), "/")

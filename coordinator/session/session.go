@@ -35,12 +35,13 @@ func DefaultTiming() Timing {
 // Registry knows the workers of this leadership.
 type Registry struct {
 	timing  Timing
-	changed func()
+	changed func() // with mu held
 
 	mu      sync.Mutex // guards: the rest
 	since   time.Time  // when this leadership began
 	leading bool
 	workers map[string]*worker
+	left    map[string]bool // said that they end
 	// status by unit, of whichever worker reported the highest epoch.
 	status  map[state.UnitID]*clusterv1.UnitStatus
 	planned map[string]*clusterv1.Planned
@@ -49,6 +50,7 @@ type Registry struct {
 	// waiting are the signals that were sent and not answered yet, by id.
 	waiting map[uint64]chan string
 	signals uint64
+	version uint64
 }
 
 type worker struct {
@@ -60,17 +62,37 @@ type worker struct {
 	holds map[state.UnitID]uint64
 	// out are signals that the session is to send.
 	out chan *clusterv1.Signal
+	// young is the time up to which the worker counts as joining, unless it has its share before.
+	young time.Time
+	// draining: it is about to end.
+	draining bool
 }
+
+// Worker is a worker with a lease.
+type Worker struct {
+	Node *clusterv1.NodeInfo
+	// Joining: its process is young and has not had its share of the units yet.
+	Joining bool
+	// Draining: it is about to end, and its units are to move.
+	Draining bool
+}
+
+// joinTime is how long a new process counts as joining. It outlasts a change of the leader, who learns a worker's age from its hello.
+const joinTime = 10 * time.Minute
 
 // New makes a registry. changed is called when something happened that a reconcile loop wants to know; it must not block.
 func New(t Timing, changed func()) *Registry {
-	r := &Registry{timing: t, changed: changed}
+	r := &Registry{timing: t}
+	r.changed = func() {
+		r.version++
+		changed()
+	}
 	r.reset()
 	return r
 }
 
 func (r *Registry) reset() {
-	r.workers = map[string]*worker{}
+	r.workers, r.left = map[string]*worker{}, map[string]bool{}
 	r.status = map[state.UnitID]*clusterv1.UnitStatus{}
 	r.planned = map[string]*clusterv1.Planned{}
 	r.events = map[string][]Event{}
@@ -105,10 +127,15 @@ func (r *Registry) Hello(h *clusterv1.Hello) bool {
 	if old != nil && old.boot == h.BootId {
 		w.stale = old.stale + 1
 	}
+	w.young = w.seen.Add(joinTime - time.Duration(h.UpMs)*time.Millisecond)
+	if old != nil && old.boot == h.BootId {
+		w.young, w.draining = old.young, old.draining
+	}
 	for _, run := range h.Running {
 		w.holds[unitID(run.Unit)] = run.Epoch
 	}
 	r.workers[id] = w
+	delete(r.left, id)
 	r.changed()
 	return true
 }
@@ -147,8 +174,12 @@ func (r *Registry) Heartbeat(id, boot string, h *clusterv1.Heartbeat) bool {
 			c <- s.Error // has room for it
 		}
 	}
+	if h.Draining && !w.draining {
+		w.draining, news = true, true
+	}
 	if h.Leaving {
 		delete(r.workers, id)
+		r.left[id] = true
 		news = true
 	}
 	if news {
@@ -267,7 +298,7 @@ func (r *Registry) Left(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known := r.workers[id]
-	return known && !r.alive(id)
+	return known && !r.alive(id) || r.left[id]
 }
 
 // HeldElsewhere reports whether a live worker other than id may still run the unit.
@@ -296,18 +327,51 @@ func (r *Registry) Runs(connector string) bool {
 	return false
 }
 
-// Live returns the workers with a lease, sorted by id.
-func (r *Registry) Live() []*clusterv1.NodeInfo {
+// Known reports whether the worker has said hello to this leader.
+func (r *Registry) Known(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var out []*clusterv1.NodeInfo
+	return r.workers[id] != nil || r.left[id]
+}
+
+// Workers returns the workers with a lease, sorted by id.
+func (r *Registry) Workers() []Worker {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Worker
 	for id, w := range r.workers {
 		if r.alive(id) {
-			out = append(out, w.node)
+			out = append(out, Worker{Node: w.node, Joining: time.Now().Before(w.young), Draining: w.draining})
 		}
 	}
-	slices.SortFunc(out, func(a, b *clusterv1.NodeInfo) int { return cmp.Compare(a.Id, b.Id) })
+	slices.SortFunc(out, func(a, b Worker) int { return cmp.Compare(a.Node.Id, b.Node.Id) })
 	return out
+}
+
+// Version grows with all that changes here, but for leases that run out: their number is the second value.
+func (r *Registry) Version() (version uint64, live int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id := range r.workers {
+		if r.alive(id) {
+			live++
+		}
+	}
+	return r.version, live
+}
+
+// Join begins the time in which a worker gets its share of what others run; Joined ends it.
+func (r *Registry) Join(id string) { r.setYoung(id, time.Now().Add(joinTime)) }
+
+// Joined ends the time of joining: the worker has its share.
+func (r *Registry) Joined(id string) { r.setYoung(id, time.Time{}) }
+
+func (r *Registry) setYoung(id string, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if w := r.workers[id]; w != nil {
+		w.young = until
+	}
 }
 
 // Planned returns what a connector's planning half last answered.

@@ -93,3 +93,64 @@ func TestSameID(t *testing.T) {
 		}
 	})
 }
+
+// A worker is joining while its process is young, whoever leads, until it has its share.
+func TestJoining(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := New(DefaultTiming(), func() {})
+		joining := func(id string) bool {
+			for _, w := range r.Workers() {
+				if w.Node.Id == id {
+					return w.Joining
+				}
+			}
+			t.Fatalf("%s is not there", id)
+			return false
+		}
+		r.Lead()
+		young := hello("young", "b1")
+		young.UpMs = time.Minute.Milliseconds()
+		old := hello("old", "b1")
+		old.UpMs = time.Hour.Milliseconds()
+		r.Hello(young)
+		r.Hello(old)
+		if !joining("young") || joining("old") {
+			t.Error("joining is not a matter of the process's age")
+		}
+		r.Joined("young")
+		r.Hello(young)
+		if joining("young") {
+			t.Error("it has its share, and begins to join again with a new session")
+		}
+		r.Hello(hello("young", "b2"))
+		if r.Join("old"); !joining("old") {
+			t.Error("back in use, but not joining")
+		}
+	})
+}
+
+// A worker that is about to end, and one that has said that it does.
+func TestDrainingAndLeaving(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		news := 0
+		r := New(DefaultTiming(), func() { news++ })
+		r.Lead()
+		r.Hello(hello("w1", "b1"))
+		before, _ := r.Version()
+		r.Heartbeat("w1", "b1", &clusterv1.Heartbeat{Draining: true})
+		after, live := r.Version()
+		if w := r.Workers(); !w[0].Draining || after == before || live != 1 || news != 2 {
+			t.Errorf("%+v, version %d after %d, %d live, told %d times", w[0], after, before, live, news)
+		}
+		r.Hello(hello("w1", "b1"))
+		if !r.Workers()[0].Draining {
+			t.Error("a new session forgot that the worker is about to end")
+		}
+		r.Heartbeat("w1", "b1", &clusterv1.Heartbeat{Leaving: true})
+		if !r.Left("w1") || !r.Known("w1") || r.Alive("w1") {
+			t.Error("it has left, and a leader that is not settled waits for it all the same")
+		}
+	})
+}

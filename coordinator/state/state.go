@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 
+	"google.golang.org/protobuf/proto"
+
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
 
@@ -14,14 +16,15 @@ import (
 var (
 	ErrConnectorExists   = errors.New("connector already exists")
 	ErrConnectorNotFound = errors.New("connector not found")
+	ErrNodeNotFound      = errors.New("node not found")
 	// ErrStalePlan: the connector's config changed while its tasks were planned. The next plan replaces this one.
 	ErrStalePlan = errors.New("task configs were planned from an older config")
 	// ErrStaleConfig: the config changed since the change was made of it. The proposer looks again.
 	ErrStaleConfig = errors.New("the connector's config changed meanwhile")
 	// ErrStaleTopics: the list of topics was reset after they were used. Those that are used again are reported again.
 	ErrStaleTopics = errors.New("the connector's topics were reset meanwhile")
-	// ErrUnknownCommand: the command is of a newer version. All nodes of this version refuse it alike.
-	ErrUnknownCommand = errors.New("unknown command")
+	// ErrUnknownCommand: the command is of a newer version. The node must stop: nodes that know it have another state from here on (I6).
+	ErrUnknownCommand = errors.New("the log holds a command of a newer version")
 	// ErrFormat: the image is of a newer version.
 	ErrFormat = errors.New("image format is newer than this version")
 )
@@ -90,12 +93,15 @@ type State struct {
 	connectors  map[string]*Connector
 	assignments map[UnitID]Assignment
 	// voided by connector; it outlives the connector (see voids.go).
-	voided map[string][]Void
+	voided  map[string][]Void
+	drained map[string]bool
 }
 
 // New returns the empty state.
 func New() *State {
-	return &State{nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, voided: map[string][]Void{}}
+	return &State{
+		nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, voided: map[string][]Void{}, drained: map[string]bool{},
+	}
 }
 
 // Index is the log index of the last command applied.
@@ -137,8 +143,34 @@ func (s *State) Assignments() []Assignment {
 	return slices.SortedFunc(maps.Values(s.assignments), func(a, b Assignment) int { return a.Unit.Compare(b.Unit) })
 }
 
+// Drained reports whether a worker is to run nothing that another can run.
+func (s *State) Drained(worker string) bool { return s.drained[worker] }
+
+// Protocol is the newest protocol that all coordinators speak: what may be stored.
+func (s *State) Protocol() uint32 {
+	low := uint32(commandv1.Protocol)
+	for _, n := range s.nodes {
+		if n.Coordinator {
+			low = min(low, max(n.Protocol, 1))
+		}
+	}
+	return low
+}
+
+// Needs is the protocol that a command needs.
+func Needs(c *commandv1.Command) uint32 {
+	switch c.GetKind().(type) {
+	case *commandv1.Command_SetDrain, *commandv1.Command_AddTopics, *commandv1.Command_ResetTopics, *commandv1.Command_VoidOffsets:
+		return 2
+	}
+	return 1
+}
+
 // Apply takes the command at a log index.
 func (s *State) Apply(index uint64, c *commandv1.Command) Result {
+	if c.Protocol > commandv1.Protocol {
+		return Result{Index: index, Err: fmt.Errorf("%w: it needs protocol %d, this version speaks %d", ErrUnknownCommand, c.Protocol, commandv1.Protocol)}
+	}
 	s.index = index
 	r := Result{Index: index}
 	switch k := c.GetKind().(type) {
@@ -156,6 +188,7 @@ func (s *State) Apply(index uint64, c *commandv1.Command) Result {
 		s.nodes[k.PutNode.GetNode().GetId()] = k.PutNode.GetNode()
 	case *commandv1.Command_RemoveNode:
 		delete(s.nodes, k.RemoveNode.Id)
+		delete(s.drained, k.RemoveNode.Id)
 	case *commandv1.Command_SetCluster:
 		s.cluster = k.SetCluster
 	case *commandv1.Command_AddTopics:
@@ -164,6 +197,8 @@ func (s *State) Apply(index uint64, c *commandv1.Command) Result {
 		r.Connector, r.Err = s.resetTopics(index, k.ResetTopics.Connector)
 	case *commandv1.Command_VoidOffsets:
 		s.voidOffsets(index, k.VoidOffsets)
+	case *commandv1.Command_SetDrain:
+		r.Err = s.setDrain(k.SetDrain)
 	default:
 		r.Err = ErrUnknownCommand
 	}
@@ -255,17 +290,42 @@ func (s *State) assign(index uint64, p *commandv1.Assign) {
 	}
 }
 
-// imageFormat is the version of Image's layout.
-const imageFormat = 1
+func (s *State) setDrain(d *commandv1.SetDrain) error {
+	if s.nodes[d.Node] == nil {
+		return ErrNodeNotFound
+	}
+	if d.Drained {
+		s.drained[d.Node] = true
+	} else {
+		delete(s.drained, d.Node)
+	}
+	return nil
+}
+
+// The versions of Image's layout. An image is of the oldest that can hold it, so that an older node of a cluster that is being upgraded
+// can take it.
+const (
+	formatFirst  = 1
+	formatSecond = 2 // drained workers, voided offsets, topics
+	formatNewest = formatSecond
+)
 
 // Image returns the state as a message, in a fixed order.
 func (s *State) Image() *commandv1.Image {
-	img := &commandv1.Image{Format: imageFormat, Index: s.index, Cluster: s.cluster, Nodes: s.Nodes(), Voided: s.voidedImage()}
+	img := &commandv1.Image{
+		Format: formatFirst, Index: s.index, Cluster: s.cluster, Nodes: s.Nodes(), Drained: slices.Sorted(maps.Keys(s.drained)), Voided: s.voidedImage(),
+	}
+	if len(img.Drained) > 0 || len(img.Voided) > 0 {
+		img.Format = formatSecond
+	}
 	for _, c := range s.Connectors() {
 		ci := &commandv1.ConnectorImage{
 			Name: c.Name, Config: c.Config, TargetState: c.Target, ConfigIndex: c.ConfigIndex, PlannedIndex: c.PlannedIndex,
 			Generation: c.Generation, CreatedUnixMs: c.CreatedMS, ChangedUnixMs: c.ChangedMS,
 			Topics: c.Topics, TopicsSince: c.TopicsSince,
+		}
+		if len(c.Topics) > 0 || c.TopicsSince > 0 {
+			img.Format = formatSecond
 		}
 		for _, t := range c.TaskConfigs {
 			ci.TaskConfigs = append(ci.TaskConfigs, &commandv1.TaskConfig{Config: t})
@@ -280,15 +340,39 @@ func (s *State) Image() *commandv1.Image {
 	return img
 }
 
+// Transplant puts the connectors of one image into another: what is restored of a backup. The cluster's id comes with them, for it is in the names that
+// Kafka fences by (I1); nodes, brokers and drains stay, for they say what is there. Units belong to nobody and
+// keep their epochs: whoever gets them gets a higher one. The result is newer than both and than lastIndex.
+func Transplant(from, into *commandv1.Image, lastIndex uint64) *commandv1.Image {
+	out := proto.CloneOf(from)
+	out.Index = max(from.Index, into.Index, lastIndex)
+	out.Nodes, out.Drained = into.Nodes, into.Drained
+	out.Format = max(from.Format, into.Format)
+	if into.Cluster != nil {
+		id := from.GetCluster().GetClusterId()
+		out.Cluster = proto.CloneOf(into.Cluster)
+		if id != "" {
+			out.Cluster.ClusterId = id
+		}
+	}
+	for _, a := range out.Assignments {
+		a.Worker = ""
+	}
+	return out
+}
+
 // FromImage makes a state of an image, or refuses it whole.
 func FromImage(img *commandv1.Image) (*State, error) {
-	if img.Format > imageFormat {
-		return nil, fmt.Errorf("%w: %d, known is %d", ErrFormat, img.Format, imageFormat)
+	if img.Format > formatNewest {
+		return nil, fmt.Errorf("%w: %d, known is %d", ErrFormat, img.Format, formatNewest)
 	}
 	s := New()
 	s.index, s.cluster = img.Index, img.Cluster
 	for _, n := range img.Nodes {
 		s.nodes[n.Id] = n
+	}
+	for _, id := range img.Drained {
+		s.drained[id] = true
 	}
 	for _, ci := range img.Connectors {
 		c := &Connector{

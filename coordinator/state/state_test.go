@@ -25,7 +25,7 @@ func command(t *rapid.T) *commandv1.Command {
 	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "connector")
 	config := map[string]string{"k": rapid.StringN(0, 3, -1).Draw(t, "value")}
 	c := &commandv1.Command{ProposedUnixMs: rapid.Int64Range(0, 1000).Draw(t, "time")}
-	switch rapid.IntRange(0, 10).Draw(t, "kind") {
+	switch rapid.IntRange(0, 12).Draw(t, "kind") {
 	case 0, 1:
 		c.Kind = &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{Name: name, Config: config, CreateOnly: rapid.Bool().Draw(t, "create")}}
 	case 2:
@@ -51,6 +51,10 @@ func command(t *rapid.T) *commandv1.Command {
 			v.Partitions = append(v.Partitions, &commandv1.TopicPartition{Topic: "t", Partition: rapid.Int32Range(0, 3).Draw(t, "partition")})
 		}
 		c.Kind = &commandv1.Command_VoidOffsets{VoidOffsets: v}
+	case 10:
+		c.Kind = &commandv1.Command_SetDrain{SetDrain: &commandv1.SetDrain{Node: name, Drained: rapid.Bool().Draw(t, "drained")}}
+	case 11:
+		c.Kind = &commandv1.Command_RemoveNode{RemoveNode: &commandv1.RemoveNode{Id: name}}
 	default:
 		c.Kind = &commandv1.Command_PutNode{PutNode: &commandv1.PutNode{Node: &commandv1.Node{Id: name}}}
 	}

@@ -187,6 +187,14 @@ type Node struct {
 	Alive       bool              `json:"alive"`
 	Labels      map[string]string `json:"labels,omitempty"`
 	Version     string            `json:"version"`
+	// Vote is voter or learner (it follows until it has the log) for a coordinator.
+	Vote string `json:"vote,omitempty"`
+	// Drained: it runs only what nobody else can.
+	Drained bool `json:"drained"`
+	// Capacity is what the worker takes in proportion to others.
+	Capacity uint32 `json:"capacity"`
+	// Protocol is the newest that the node speaks.
+	Protocol uint32 `json:"protocol"`
 	// Units that are assigned to it: connector or connector-task.
 	Units []string `json:"units"`
 }

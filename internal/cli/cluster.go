@@ -16,8 +16,8 @@ import (
 )
 
 func newClusterCommand(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Look at the cluster"}
-	cmd.AddCommand(&cobra.Command{Use: "status", Short: "Show nodes, leader, tasks and lag", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	cmd := &cobra.Command{Use: "cluster", Short: "Look at the cluster and run it"}
+	cmd.AddCommand(c.members(), c.remove(), c.transfer(), c.backup(), c.restore(), &cobra.Command{Use: "status", Short: "Show nodes, leader, tasks and lag", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		k, err := c.api().Cluster(cmd.Context())
 		if err != nil {
 			return err
@@ -50,16 +50,7 @@ func newClusterCommand(c *client) *cobra.Command {
 				if n.Worker {
 					roles = append(roles, "worker")
 				}
-				state := "away"
-				switch {
-				case n.Leader:
-					state = "leader"
-				case n.Alive:
-					state = "alive"
-				case !n.Worker:
-					state = "-"
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.ID, strings.Join(roles, ","), state, n.REST, n.Cluster, strings.Join(n.Units, " "))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.ID, strings.Join(roles, ","), nodeState(n), n.REST, n.Cluster, strings.Join(n.Units, " "))
 			}
 			fmt.Fprintln(w, "\nCONNECTOR\tTYPE\tSTATE\tTASKS\tRECORDS\tRATE/S\tLAG")
 			for _, p := range out.Connectors {
@@ -81,6 +72,21 @@ func newClusterCommand(c *client) *cobra.Command {
 		})
 	}})
 	return cmd
+}
+
+// nodeState says how a node is in one word or two.
+func nodeState(n api.Node) string {
+	state := "away"
+	switch {
+	case n.Leader:
+		state = "leader"
+	case n.Alive:
+		state = "alive"
+	}
+	if n.Drained {
+		state += ", drained"
+	}
+	return state
 }
 
 func newTopicCommand(c *client) *cobra.Command {

@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/coordinator"
 	"github.com/millrace/millrace/coordinator/herder"
+	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/coordinator/rest"
 	"github.com/millrace/millrace/coordinator/session"
 	"github.com/millrace/millrace/internal/config"
@@ -189,7 +190,10 @@ func (n *node) newCoordinator(isWorker, embeddedBroker bool) error {
 	n.coord, err = coordinator.New(coordinator.Options{
 		NodeID: n.id, DataDir: n.v.String(config.NodeData), ListenAddr: n.v.String(config.NodeCluster), AdvertiseAddr: n.v.String(config.NodeClusterAdvert),
 		RESTAddr: n.restAddr(), Labels: labels, Worker: isWorker, Version: Version, Join: n.v.List(config.NodeJoin), Brokers: n.kafka.Brokers,
-		EmbeddedBroker:  embeddedBroker,
+		EmbeddedBroker: embeddedBroker, Capacity: uint32(n.v.Int(config.NodeCapacity)), BootstrapExpect: int(n.v.Int(config.NodeBootstrap)),
+		MovesMax: int(n.v.Int(config.NodeMoves)), Compaction: raftnode.Compaction{
+			Entries: uint64(n.v.Int(config.NodeSnapEntries)), Interval: n.v.Duration(config.NodeSnapInterval), Trailing: uint64(n.v.Int(config.NodeTrailing)),
+		},
 		Timing:          session.Timing{Lease: n.v.Duration(config.NodeLease), Margin: 250 * time.Millisecond, Heartbeat: n.v.Duration(config.NodeHeartbeat)},
 		ElectionTimeout: n.v.Duration(config.NodeElection), Logger: n.log.With("component", "coordinator"),
 	})
@@ -231,7 +235,10 @@ func (n *node) broker(isCoordinator bool) (*embedded.Broker, error) {
 
 func (n *node) runWorker(ctx context.Context, isCoordinator bool) error {
 	join := n.v.List(config.NodeJoin)
-	me := &clusterv1.NodeInfo{Id: n.id, RestAddr: n.restAddr(), Labels: labelsOf(n.v), Worker: true, Coordinator: isCoordinator, Version: Version}
+	me := &clusterv1.NodeInfo{
+		Id: n.id, RestAddr: n.restAddr(), Labels: labelsOf(n.v), Worker: true, Coordinator: isCoordinator, Version: Version,
+		Capacity: uint32(n.v.Int(config.NodeCapacity)), Protocol: clusterv1.Protocol,
+	}
 	if isCoordinator {
 		select {
 		case <-n.coord.Ready():
@@ -247,7 +254,7 @@ func (n *node) runWorker(ctx context.Context, isCoordinator bool) error {
 	}
 	w, err := worker.New(worker.Options{
 		Node: me, BootID: randomID(), Coordinators: join, Kafka: kc, OffsetsTopic: n.v.String(config.NodeOffsetsTopic),
-		Grace: n.v.Duration(config.NodeGrace), Logger: n.log.With("component", "worker"),
+		Grace: n.v.Duration(config.NodeGrace), DrainTime: n.v.Duration(config.NodeDrain), Logger: n.log.With("component", "worker"),
 	})
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func newRoot() *cobra.Command {
 	c := &client{}
 	root.PersistentFlags().StringVar(&c.url, "url", envOr("MILLRACE_URL", "http://127.0.0.1:8083"), "A node's REST address (MILLRACE_URL).")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "Print JSON instead of tables.")
-	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newTopicCommand(c), newDLQCommand(c), &cobra.Command{
+	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "millrace %s (%s)\n", Version, Commit)

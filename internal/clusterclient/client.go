@@ -136,14 +136,7 @@ func (c *Client) Info(ctx context.Context) (*clusterv1.InfoResponse, error) {
 	var found *clusterv1.InfoResponse
 	var last error = ErrNoLeader
 	for _, addr := range c.candidates() {
-		client, err := c.dial(addr)
-		if err != nil {
-			last = err
-			continue
-		}
-		callCtx, cancel := context.WithTimeout(ctx, 2*time.Second)
-		info, err := client.Info(callCtx, &clusterv1.InfoRequest{})
-		cancel()
+		info, err := c.Ask(ctx, addr)
 		if err != nil {
 			last = err
 			continue
@@ -157,6 +150,17 @@ func (c *Client) Info(ctx context.Context) (*clusterv1.InfoResponse, error) {
 	}
 	c.Learn(found)
 	return found, nil
+}
+
+// Ask asks the coordinator at one address.
+func (c *Client) Ask(ctx context.Context, addr string) (*clusterv1.InfoResponse, error) {
+	client, err := c.dial(addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return client.Info(ctx, &clusterv1.InfoRequest{})
 }
 
 // NotLeader reports whether err is a coordinator's answer that it does not lead, and whom it thinks does.

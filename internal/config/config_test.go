@@ -65,6 +65,19 @@ func TestLoadNode(t *testing.T) {
 			t.Errorf("the error does not name %s: %v", want, err)
 		}
 	}
+	for _, c := range []struct {
+		expect, join, brokers, want string
+	}{
+		{"4", "a:1,b:1,c:1,d:1", "k:1", "1, 3 or 5"},
+		{"3", "a:1", "k:1", "join must have the cluster addresses of all of them (it has 1)"},
+		{"3", "a:1,b:1,c:1", "", "set brokers"},
+		{"3", "a:1,b:1,c:1", "k:1", ""},
+	} {
+		_, err := config.LoadNode(map[string]string{"bootstrap-expect": c.expect, "join": c.join, "brokers": c.brokers}, nil, "")
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
 	if _, err = config.LoadNode(map[string]string{"roles": "worker"}, nil, ""); err == nil || !strings.Contains(err.Error(), "--join") {
 		t.Errorf("a worker without a cluster: %v", err)
 	}

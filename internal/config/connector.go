@@ -39,6 +39,7 @@ const (
 	StallAfter          = "task.stall.after.ms"
 	HangTimeout         = "task.hang.timeout.ms"
 	PlacementLabels     = "placement.labels"
+	TasksWeight         = "tasks.weight"
 	Linger              = "linger.ms"
 	BatchMaxRecords     = "batch.max.records"
 	MaxBytesInFlight    = "max.bytes.in.flight"
@@ -83,14 +84,14 @@ func common() []configdef.Key {
 		},
 		{
 			Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
-			Doc: "How keys become the bytes of messages: canal-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
+			Doc: "How keys become the bytes of messages: canal-json, debezium-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
 		},
-		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter."},
+		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter; the page on converters has them."},
 		{
 			Name: ValueConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Value converter class",
 			Doc: "How values become the bytes of messages; as key.converter.",
 		},
-		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter."},
+		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter; the page on converters has them."},
 		{
 			Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
 			Doc: "Accepted for existing configs. Headers pass as the bytes they are.",
@@ -106,6 +107,10 @@ func common() []configdef.Key {
 		{
 			Name: PlacementLabels, Type: configdef.List, Default: "", Check: labels, Importance: configdef.Low, Group: "Common", Example: "zone=a,disk=ssd",
 			Doc: "Labels that a worker must have to run this connector, as name=value, comma-separated.",
+		},
+		{
+			Name: TasksWeight, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, HasMax: true, Max: 1000, Importance: configdef.Low, Group: "Common",
+			Doc: "What each task of this connector costs a worker in proportion to others; tasks are dealt out by weight.",
 		},
 		{
 			Name: RestartMaxAttempts, Type: configdef.Int, Default: "0", HasMin: true, Importance: configdef.Medium, Group: "Error Handling",

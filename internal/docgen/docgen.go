@@ -7,6 +7,7 @@ import (
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/convert"
 )
 
 const generated = "<!-- generated from the code by make generate: change the key's declaration, not this page -->\n"
@@ -20,6 +21,9 @@ func Pages() map[string]string {
 			"\n## Sources\n" + keys(config.Connector(connectors.KindSource), 3, false) +
 			"\n## Sinks\n" + keys(config.Connector(connectors.KindSink), 3, false) +
 			"\n## Transforms\n" + keys(config.Connector(connectors.KindTransform), 3, false),
+		"converters.md": "# Settings of converters\n" + generated +
+			"\n`value.converter` is one of " + code(convert.Names()) + ", or the class name of Kafka Connect's converter. `key.converter` has the same choice, and the\n" +
+			"settings of the first group.\n" + keys(convert.ValueOptions(), 2, false),
 	}
 	index := &strings.Builder{}
 	index.WriteString("# Connectors\n" + generated + "\n| class | kind | what it does | also answers to |\n|---|---|---|---|\n")
@@ -28,7 +32,7 @@ func Pages() map[string]string {
 		out[name] = plugin(p)
 		fmt.Fprintf(index, "| [`%s`](%s) | %s | %s | %s |\n", p.Class, name, p.Kind, cell(p.Doc), code(p.Aliases))
 	}
-	index.WriteString("\nSettings that all of them have: [connector-config](connector-config.md).\n")
+	index.WriteString("\nSettings that all of them have: [connector-config](connector-config.md). Forms of messages: [converters](converters.md).\n")
 	out["connectors.md"] = index.String()
 	return out
 }

@@ -109,16 +109,13 @@ func Instance(t testing.TB, kind string, options ...string) Server {
 func Database(t testing.TB, s Server) (db *sql.DB, name string) {
 	t.Helper()
 	name = fmt.Sprintf("t_%d_%d", os.Getpid(), time.Now().UnixNano())
-	admin, err := sql.Open("mysql", s.DSN)
-	if err != nil {
-		t.Fatalf("open %s: %v", s.Kind, err)
-	}
+	admin := open(t, s)
 	// The test's own context has ended by the time of the clean-up.
 	if _, err := admin.ExecContext(t.Context(), "create database "+name+" character set utf8mb4"); err != nil {
 		_ = admin.Close()
 		t.Fatalf("create database %s on %s: %v", name, s.Kind, err)
 	}
-	db, err = sql.Open("mysql", s.WithDatabase(name, "parseTime=true", "multiStatements=true"))
+	db, err := sql.Open("mysql", s.WithDatabase(name, "parseTime=true", "multiStatements=true"))
 	if err != nil {
 		t.Fatalf("open %s: %v", s.Kind, err)
 	}
@@ -130,6 +127,15 @@ func Database(t testing.TB, s Server) (db *sql.DB, name string) {
 		_ = admin.Close()
 	})
 	return db, name
+}
+
+func open(t testing.TB, s Server) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("mysql", s.DSN)
+	if err != nil {
+		t.Fatalf("open %s: %v", s.Kind, err)
+	}
+	return db
 }
 
 var variables = map[string]string{"mariadb": "MARIADB_DSN", "mysql": "MYSQL_DSN", "kafka": "KAFKA_BROKERS", "connect": "CONNECT_URL"}

@@ -89,7 +89,7 @@ func Logger(t testing.TB) *slog.Logger {
 	w := &logWriter{t: t}
 	t.Cleanup(w.end)
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
+		if a.Key == slog.TimeKey && a.Value.Kind() == slog.KindTime { // Raft has a "time" of its own
 			return slog.String(slog.TimeKey, a.Value.Time().Format("15:04:05.000"))
 		}
 		return a

@@ -86,7 +86,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 	defer d.Signals.Set(nil)
 
 	l := &loop{
-		Deps: d, task: task, enc: enc, dead: dead, admin: admin, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
+		Deps: d, task: task, enc: enc, group: grouper(enc), dead: dead, admin: admin, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
 		budget: semaphore.NewWeighted(int64(d.Settings.MaxBytes)), bundles: make(chan *bundle, bundlesMax),
 		blocks: make(chan []byte, max(1, d.Settings.MaxBytes/blockSize)),
 	}
@@ -109,6 +109,7 @@ type loop struct {
 	runner.Deps
 	task         connectors.SourceTask
 	enc, dead    Encoder
+	group        Grouper // nil: one record, one message
 	admin        *kafka.Admin
 	producer     *kafka.Producer
 	topics       *runner.Topics
@@ -189,9 +190,15 @@ func (l *loop) convert(ctx context.Context, batch *connectors.Batch) (*bundle, e
 	default:
 	}
 	b.bytes, b.newest, b.offset, b.topics = 0, 0, batch.Offset, b.topics[:0]
-	for i := range batch.Records {
-		if err := l.add(ctx, b, &batch.Records[i]); err != nil {
+	if l.group != nil {
+		if err := l.addGroups(ctx, b, batch.Records); err != nil {
 			return nil, err
+		}
+	} else {
+		for i := range batch.Records {
+			if err := l.add(ctx, b, &batch.Records[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	l.Progress.In(len(batch.Records))

@@ -42,8 +42,45 @@ type Node struct {
 	err     error
 }
 
+// Group makes and starts nodes, the first of the fleet, that make a cluster together.
+func (f *Fleet) Group(ids ...string) error {
+	for _, id := range ids {
+		if _, err := f.node(id); err != nil {
+			return err
+		}
+	}
+	for _, n := range f.Nodes {
+		n.args = append(n.args, "--join", f.peers(), "--bootstrap-expect", fmt.Sprint(len(ids)))
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *Fleet) peers() string {
+	var out []string
+	for _, n := range f.Nodes {
+		out = append(out, n.Cluster)
+	}
+	return strings.Join(out, ",")
+}
+
 // Add makes a node, on ports of its own, without starting it. The first node makes the cluster; later ones join it.
 func (f *Fleet) Add(id string, args ...string) (*Node, error) {
+	peers := f.peers()
+	n, err := f.node(id)
+	if err != nil {
+		return nil, err
+	}
+	if peers != "" {
+		n.args = append(n.args, "--join", peers)
+	}
+	n.args = append(n.args, args...)
+	return n, nil
+}
+
+func (f *Fleet) node(id string) (*Node, error) {
 	rest, err := freePort()
 	if err != nil {
 		return nil, err
@@ -54,14 +91,6 @@ func (f *Fleet) Add(id string, args ...string) (*Node, error) {
 	}
 	n := &Node{ID: id, REST: "http://" + rest, Cluster: cluster, fleet: f}
 	n.args = append([]string{"node", "--id", id, "--data", filepath.Join(f.Dir, id), "--rest", rest, "--cluster", cluster}, f.Args...)
-	if len(f.Nodes) > 0 {
-		peers := make([]string, len(f.Nodes))
-		for i, p := range f.Nodes {
-			peers[i] = p.Cluster
-		}
-		n.args = append(n.args, "--join", strings.Join(peers, ","))
-	}
-	n.args = append(n.args, args...)
 	f.Nodes = append(f.Nodes, n)
 	return n, nil
 }

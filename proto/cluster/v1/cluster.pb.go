@@ -228,8 +228,10 @@ type InfoResponse struct {
 	LeaderRestAddr string                 `protobuf:"bytes,6,opt,name=leader_rest_addr,json=leaderRestAddr,proto3" json:"leader_rest_addr,omitempty"`
 	Nodes          []*NodeInfo            `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Term           uint64                 `protobuf:"varint,8,opt,name=term,proto3" json:"term,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of the node that answers, for coordinators that make a cluster together.
+	Self          *Self `protobuf:"bytes,30,opt,name=self,proto3" json:"self,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *InfoResponse) Reset() {
@@ -318,6 +320,92 @@ func (x *InfoResponse) GetTerm() uint64 {
 	return 0
 }
 
+func (x *InfoResponse) GetSelf() *Self {
+	if x != nil {
+		return x.Self
+	}
+	return nil
+}
+
+type Self struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ClusterAddr string                 `protobuf:"bytes,2,opt,name=cluster_addr,json=clusterAddr,proto3" json:"cluster_addr,omitempty"`
+	// Its data directory was empty when it started, and it is in no cluster yet.
+	Fresh bool `protobuf:"varint,3,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	// How many coordinators it waits for to make a cluster with; 0: it does not.
+	BootstrapExpect int32 `protobuf:"varint,4,opt,name=bootstrap_expect,json=bootstrapExpect,proto3" json:"bootstrap_expect,omitempty"`
+	// Ids of the members of its Raft group.
+	Members       []string `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Self) Reset() {
+	*x = Self{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Self) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Self) ProtoMessage() {}
+
+func (x *Self) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Self.ProtoReflect.Descriptor instead.
+func (*Self) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Self) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Self) GetClusterAddr() string {
+	if x != nil {
+		return x.ClusterAddr
+	}
+	return ""
+}
+
+func (x *Self) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
+}
+
+func (x *Self) GetBootstrapExpect() int32 {
+	if x != nil {
+		return x.BootstrapExpect
+	}
+	return 0
+}
+
+func (x *Self) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 type NodeInfo struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -327,15 +415,18 @@ type NodeInfo struct {
 	Coordinator bool                   `protobuf:"varint,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
 	Worker      bool                   `protobuf:"varint,6,opt,name=worker,proto3" json:"worker,omitempty"`
 	Version     string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
-	// Only the leader knows: the worker has a live session.
-	Alive         bool `protobuf:"varint,8,opt,name=alive,proto3" json:"alive,omitempty"`
+	// Only the leader knows: the worker has a live session, or the coordinator answers Raft's heartbeats.
+	Alive bool `protobuf:"varint,8,opt,name=alive,proto3" json:"alive,omitempty"`
+	// What the worker takes in proportion to others; 0 means 1.
+	Capacity      uint32 `protobuf:"varint,9,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	Protocol      uint32 `protobuf:"varint,10,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeInfo) Reset() {
 	*x = NodeInfo{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[3]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +438,7 @@ func (x *NodeInfo) String() string {
 func (*NodeInfo) ProtoMessage() {}
 
 func (x *NodeInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[3]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +451,7 @@ func (x *NodeInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeInfo.ProtoReflect.Descriptor instead.
 func (*NodeInfo) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NodeInfo) GetId() string {
@@ -419,16 +510,36 @@ func (x *NodeInfo) GetAlive() bool {
 	return false
 }
 
+func (x *NodeInfo) GetCapacity() uint32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *NodeInfo) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
 type JoinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The coordinator's data directory was empty when it started: it follows first and votes when it asks again without this. Whatever vote or
+	// entry an earlier directory under this id held is gone, so it does not count for them.
+	Learner bool `protobuf:"varint,2,opt,name=learner,proto3" json:"learner,omitempty"`
+	// The cluster that the node's data is of; empty: of none.
+	ClusterId      string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	OldestProtocol uint32 `protobuf:"varint,4,opt,name=oldest_protocol,json=oldestProtocol,proto3" json:"oldest_protocol,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[4]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +551,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[4]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +564,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *JoinRequest) GetNode() *NodeInfo {
@@ -461,6 +572,27 @@ func (x *JoinRequest) GetNode() *NodeInfo {
 		return x.Node
 	}
 	return nil
+}
+
+func (x *JoinRequest) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
+}
+
+func (x *JoinRequest) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *JoinRequest) GetOldestProtocol() uint32 {
+	if x != nil {
+		return x.OldestProtocol
+	}
+	return 0
 }
 
 type JoinResponse struct {
@@ -472,7 +604,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[5]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +616,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[5]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +629,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *JoinResponse) GetInfo() *InfoResponse {
@@ -520,7 +652,7 @@ type WorkerMessage struct {
 
 func (x *WorkerMessage) Reset() {
 	*x = WorkerMessage{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[6]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +664,7 @@ func (x *WorkerMessage) String() string {
 func (*WorkerMessage) ProtoMessage() {}
 
 func (x *WorkerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[6]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +677,7 @@ func (x *WorkerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerMessage.ProtoReflect.Descriptor instead.
 func (*WorkerMessage) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WorkerMessage) GetKind() isWorkerMessage_Kind {
@@ -604,7 +736,7 @@ type LeaderMessage struct {
 
 func (x *LeaderMessage) Reset() {
 	*x = LeaderMessage{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[7]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +748,7 @@ func (x *LeaderMessage) String() string {
 func (*LeaderMessage) ProtoMessage() {}
 
 func (x *LeaderMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[7]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +761,7 @@ func (x *LeaderMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderMessage.ProtoReflect.Descriptor instead.
 func (*LeaderMessage) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LeaderMessage) GetKind() isLeaderMessage_Kind {
@@ -717,7 +849,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +861,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[8]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +874,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Signal) GetId() uint64 {
@@ -784,7 +916,7 @@ type SignalResult struct {
 
 func (x *SignalResult) Reset() {
 	*x = SignalResult{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +928,7 @@ func (x *SignalResult) String() string {
 func (*SignalResult) ProtoMessage() {}
 
 func (x *SignalResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +941,7 @@ func (x *SignalResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResult.ProtoReflect.Descriptor instead.
 func (*SignalResult) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SignalResult) GetId() uint64 {
@@ -837,7 +969,7 @@ type Unit struct {
 
 func (x *Unit) Reset() {
 	*x = Unit{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +981,7 @@ func (x *Unit) String() string {
 func (*Unit) ProtoMessage() {}
 
 func (x *Unit) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +994,7 @@ func (x *Unit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unit.ProtoReflect.Descriptor instead.
 func (*Unit) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Unit) GetConnector() string {
@@ -884,15 +1016,18 @@ type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  *NodeInfo              `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Changes with each start of the process, so that a restarted worker is told from a reconnecting one.
-	BootId        string     `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Running       []*Running `protobuf:"bytes,3,rep,name=running,proto3" json:"running,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BootId  string     `protobuf:"bytes,2,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	Running []*Running `protobuf:"bytes,3,rep,name=running,proto3" json:"running,omitempty"`
+	// How long the process has been running. A young one gets its share of the tasks, little by little.
+	UpMs           int64  `protobuf:"varint,4,opt,name=up_ms,json=upMs,proto3" json:"up_ms,omitempty"`
+	OldestProtocol uint32 `protobuf:"varint,5,opt,name=oldest_protocol,json=oldestProtocol,proto3" json:"oldest_protocol,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1039,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1052,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Hello) GetNode() *NodeInfo {
@@ -941,6 +1076,20 @@ func (x *Hello) GetRunning() []*Running {
 	return nil
 }
 
+func (x *Hello) GetUpMs() int64 {
+	if x != nil {
+		return x.UpMs
+	}
+	return 0
+}
+
+func (x *Hello) GetOldestProtocol() uint32 {
+	if x != nil {
+		return x.OldestProtocol
+	}
+	return 0
+}
+
 type Running struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Unit          *Unit                  `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
@@ -951,7 +1100,7 @@ type Running struct {
 
 func (x *Running) Reset() {
 	*x = Running{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1112,7 @@ func (x *Running) String() string {
 func (*Running) ProtoMessage() {}
 
 func (x *Running) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1125,7 @@ func (x *Running) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Running.ProtoReflect.Descriptor instead.
 func (*Running) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Running) GetUnit() *Unit {
@@ -1000,13 +1149,15 @@ type Welcome struct {
 	LeaseMs             int64         `protobuf:"varint,1,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	HeartbeatIntervalMs int64         `protobuf:"varint,2,opt,name=heartbeat_interval_ms,json=heartbeatIntervalMs,proto3" json:"heartbeat_interval_ms,omitempty"`
 	Info                *InfoResponse `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The newest protocol that the leader speaks.
+	Protocol      uint32 `protobuf:"varint,4,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1169,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1182,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Welcome) GetLeaseMs() int64 {
@@ -1055,6 +1206,13 @@ func (x *Welcome) GetInfo() *InfoResponse {
 	return nil
 }
 
+func (x *Welcome) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
 // Heartbeat renews the lease and carries what has changed since the last one that was acknowledged.
 type Heartbeat struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1062,15 +1220,17 @@ type Heartbeat struct {
 	Statuses []*UnitStatus          `protobuf:"bytes,2,rep,name=statuses,proto3" json:"statuses,omitempty"`
 	Planned  []*Planned             `protobuf:"bytes,3,rep,name=planned,proto3" json:"planned,omitempty"`
 	// The worker has stopped all it ran and ends: its units may move at once.
-	Leaving       bool            `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
-	Signals       []*SignalResult `protobuf:"bytes,5,rep,name=signals,proto3" json:"signals,omitempty"`
+	Leaving bool            `protobuf:"varint,4,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Signals []*SignalResult `protobuf:"bytes,5,rep,name=signals,proto3" json:"signals,omitempty"`
+	// The worker is about to end: its units are to move to others while they still run here. Protocol 2.
+	Draining      bool `protobuf:"varint,6,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1242,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1255,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Heartbeat) GetSeq() uint64 {
@@ -1133,6 +1293,13 @@ func (x *Heartbeat) GetSignals() []*SignalResult {
 	return nil
 }
 
+func (x *Heartbeat) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
 // HeartbeatAck extends the lease counted from the sending of heartbeat seq (0: the hello).
 type HeartbeatAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1143,7 +1310,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1322,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1335,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeartbeatAck) GetSeq() uint64 {
@@ -1190,7 +1357,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1369,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1382,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Assignments) GetIndex() uint64 {
@@ -1256,7 +1423,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1435,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1448,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Assignment) GetUnit() *Unit {
@@ -1360,7 +1527,7 @@ type VoidOffset struct {
 
 func (x *VoidOffset) Reset() {
 	*x = VoidOffset{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1539,7 @@ func (x *VoidOffset) String() string {
 func (*VoidOffset) ProtoMessage() {}
 
 func (x *VoidOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1552,7 @@ func (x *VoidOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoidOffset.ProtoReflect.Descriptor instead.
 func (*VoidOffset) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VoidOffset) GetTopic() string {
@@ -1422,7 +1589,7 @@ type Planned struct {
 
 func (x *Planned) Reset() {
 	*x = Planned{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1601,7 @@ func (x *Planned) String() string {
 func (*Planned) ProtoMessage() {}
 
 func (x *Planned) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1614,7 @@ func (x *Planned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Planned.ProtoReflect.Descriptor instead.
 func (*Planned) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Planned) GetConnector() string {
@@ -1487,7 +1654,7 @@ type TaskConfig struct {
 
 func (x *TaskConfig) Reset() {
 	*x = TaskConfig{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1666,7 @@ func (x *TaskConfig) String() string {
 func (*TaskConfig) ProtoMessage() {}
 
 func (x *TaskConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1679,7 @@ func (x *TaskConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConfig.ProtoReflect.Descriptor instead.
 func (*TaskConfig) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TaskConfig) GetConfig() map[string]string {
@@ -1547,7 +1714,7 @@ type UnitStatus struct {
 
 func (x *UnitStatus) Reset() {
 	*x = UnitStatus{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1726,7 @@ func (x *UnitStatus) String() string {
 func (*UnitStatus) ProtoMessage() {}
 
 func (x *UnitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1739,7 @@ func (x *UnitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStatus.ProtoReflect.Descriptor instead.
 func (*UnitStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnitStatus) GetUnit() *Unit {
@@ -1674,7 +1841,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1853,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1866,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -1807,7 +1974,7 @@ type Stall struct {
 
 func (x *Stall) Reset() {
 	*x = Stall{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1986,7 @@ func (x *Stall) String() string {
 func (*Stall) ProtoMessage() {}
 
 func (x *Stall) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1999,7 @@ func (x *Stall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stall.ProtoReflect.Descriptor instead.
 func (*Stall) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Stall) GetWaitsFor() string {
@@ -1864,7 +2031,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\tNotLeader\x12\x1f\n" +
 	"\vleader_addr\x18\x01 \x01(\tR\n" +
 	"leaderAddr\"\r\n" +
-	"\vInfoRequest\"\xa1\x02\n" +
+	"\vInfoRequest\"\xd0\x02\n" +
 	"\fInfoResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -1875,7 +2042,14 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"leaderAddr\x12(\n" +
 	"\x10leader_rest_addr\x18\x06 \x01(\tR\x0eleaderRestAddr\x123\n" +
 	"\x05nodes\x18\a \x03(\v2\x1d.millrace.cluster.v1.NodeInfoR\x05nodes\x12\x12\n" +
-	"\x04term\x18\b \x01(\x04R\x04term\"\xc2\x02\n" +
+	"\x04term\x18\b \x01(\x04R\x04term\x12-\n" +
+	"\x04self\x18\x1e \x01(\v2\x19.millrace.cluster.v1.SelfR\x04self\"\x94\x01\n" +
+	"\x04Self\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
+	"\fcluster_addr\x18\x02 \x01(\tR\vclusterAddr\x12\x14\n" +
+	"\x05fresh\x18\x03 \x01(\bR\x05fresh\x12)\n" +
+	"\x10bootstrap_expect\x18\x04 \x01(\x05R\x0fbootstrapExpect\x12\x18\n" +
+	"\amembers\x18\x05 \x03(\tR\amembers\"\xfa\x02\n" +
 	"\bNodeInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fcluster_addr\x18\x02 \x01(\tR\vclusterAddr\x12\x1b\n" +
@@ -1884,12 +2058,19 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\vcoordinator\x18\x05 \x01(\bR\vcoordinator\x12\x16\n" +
 	"\x06worker\x18\x06 \x01(\bR\x06worker\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x14\n" +
-	"\x05alive\x18\b \x01(\bR\x05alive\x1a9\n" +
+	"\x05alive\x18\b \x01(\bR\x05alive\x12\x1a\n" +
+	"\bcapacity\x18\t \x01(\rR\bcapacity\x12\x1a\n" +
+	"\bprotocol\x18\n" +
+	" \x01(\rR\bprotocol\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"@\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
 	"\vJoinRequest\x121\n" +
-	"\x04node\x18\x01 \x01(\v2\x1d.millrace.cluster.v1.NodeInfoR\x04node\"E\n" +
+	"\x04node\x18\x01 \x01(\v2\x1d.millrace.cluster.v1.NodeInfoR\x04node\x12\x18\n" +
+	"\alearner\x18\x02 \x01(\bR\alearner\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12'\n" +
+	"\x0foldest_protocol\x18\x04 \x01(\rR\x0eoldestProtocol\"E\n" +
 	"\fJoinResponse\x125\n" +
 	"\x04info\x18\x01 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\"\x8b\x01\n" +
 	"\rWorkerMessage\x122\n" +
@@ -1912,24 +2093,28 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"8\n" +
 	"\x04Unit\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x12\n" +
-	"\x04task\x18\x02 \x01(\x05R\x04task\"\x8b\x01\n" +
+	"\x04task\x18\x02 \x01(\x05R\x04task\"\xc9\x01\n" +
 	"\x05Hello\x121\n" +
 	"\x04node\x18\x01 \x01(\v2\x1d.millrace.cluster.v1.NodeInfoR\x04node\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x126\n" +
-	"\arunning\x18\x03 \x03(\v2\x1c.millrace.cluster.v1.RunningR\arunning\"N\n" +
+	"\arunning\x18\x03 \x03(\v2\x1c.millrace.cluster.v1.RunningR\arunning\x12\x13\n" +
+	"\x05up_ms\x18\x04 \x01(\x03R\x04upMs\x12'\n" +
+	"\x0foldest_protocol\x18\x05 \x01(\rR\x0eoldestProtocol\"N\n" +
 	"\aRunning\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x8f\x01\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xab\x01\n" +
 	"\aWelcome\x12\x19\n" +
 	"\blease_ms\x18\x01 \x01(\x03R\aleaseMs\x122\n" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\x03R\x13heartbeatIntervalMs\x125\n" +
-	"\x04info\x18\x03 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\"\xe9\x01\n" +
+	"\x04info\x18\x03 \x01(\v2!.millrace.cluster.v1.InfoResponseR\x04info\x12\x1a\n" +
+	"\bprotocol\x18\x04 \x01(\rR\bprotocol\"\x85\x02\n" +
 	"\tHeartbeat\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12;\n" +
 	"\bstatuses\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.UnitStatusR\bstatuses\x126\n" +
 	"\aplanned\x18\x03 \x03(\v2\x1c.millrace.cluster.v1.PlannedR\aplanned\x12\x18\n" +
 	"\aleaving\x18\x04 \x01(\bR\aleaving\x12;\n" +
-	"\asignals\x18\x05 \x03(\v2!.millrace.cluster.v1.SignalResultR\asignals\" \n" +
+	"\asignals\x18\x05 \x03(\v2!.millrace.cluster.v1.SignalResultR\asignals\x12\x1a\n" +
+	"\bdraining\x18\x06 \x01(\bR\bdraining\" \n" +
 	"\fHeartbeatAck\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"f\n" +
 	"\vAssignments\x12\x14\n" +
@@ -2036,81 +2221,83 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
 	(*NotLeader)(nil),     // 2: millrace.cluster.v1.NotLeader
 	(*InfoRequest)(nil),   // 3: millrace.cluster.v1.InfoRequest
 	(*InfoResponse)(nil),  // 4: millrace.cluster.v1.InfoResponse
-	(*NodeInfo)(nil),      // 5: millrace.cluster.v1.NodeInfo
-	(*JoinRequest)(nil),   // 6: millrace.cluster.v1.JoinRequest
-	(*JoinResponse)(nil),  // 7: millrace.cluster.v1.JoinResponse
-	(*WorkerMessage)(nil), // 8: millrace.cluster.v1.WorkerMessage
-	(*LeaderMessage)(nil), // 9: millrace.cluster.v1.LeaderMessage
-	(*Signal)(nil),        // 10: millrace.cluster.v1.Signal
-	(*SignalResult)(nil),  // 11: millrace.cluster.v1.SignalResult
-	(*Unit)(nil),          // 12: millrace.cluster.v1.Unit
-	(*Hello)(nil),         // 13: millrace.cluster.v1.Hello
-	(*Running)(nil),       // 14: millrace.cluster.v1.Running
-	(*Welcome)(nil),       // 15: millrace.cluster.v1.Welcome
-	(*Heartbeat)(nil),     // 16: millrace.cluster.v1.Heartbeat
-	(*HeartbeatAck)(nil),  // 17: millrace.cluster.v1.HeartbeatAck
-	(*Assignments)(nil),   // 18: millrace.cluster.v1.Assignments
-	(*Assignment)(nil),    // 19: millrace.cluster.v1.Assignment
-	(*VoidOffset)(nil),    // 20: millrace.cluster.v1.VoidOffset
-	(*Planned)(nil),       // 21: millrace.cluster.v1.Planned
-	(*TaskConfig)(nil),    // 22: millrace.cluster.v1.TaskConfig
-	(*UnitStatus)(nil),    // 23: millrace.cluster.v1.UnitStatus
-	(*Progress)(nil),      // 24: millrace.cluster.v1.Progress
-	(*Stall)(nil),         // 25: millrace.cluster.v1.Stall
-	nil,                   // 26: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 27: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 28: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 29: millrace.cluster.v1.Progress.DetailEntry
+	(*Self)(nil),          // 5: millrace.cluster.v1.Self
+	(*NodeInfo)(nil),      // 6: millrace.cluster.v1.NodeInfo
+	(*JoinRequest)(nil),   // 7: millrace.cluster.v1.JoinRequest
+	(*JoinResponse)(nil),  // 8: millrace.cluster.v1.JoinResponse
+	(*WorkerMessage)(nil), // 9: millrace.cluster.v1.WorkerMessage
+	(*LeaderMessage)(nil), // 10: millrace.cluster.v1.LeaderMessage
+	(*Signal)(nil),        // 11: millrace.cluster.v1.Signal
+	(*SignalResult)(nil),  // 12: millrace.cluster.v1.SignalResult
+	(*Unit)(nil),          // 13: millrace.cluster.v1.Unit
+	(*Hello)(nil),         // 14: millrace.cluster.v1.Hello
+	(*Running)(nil),       // 15: millrace.cluster.v1.Running
+	(*Welcome)(nil),       // 16: millrace.cluster.v1.Welcome
+	(*Heartbeat)(nil),     // 17: millrace.cluster.v1.Heartbeat
+	(*HeartbeatAck)(nil),  // 18: millrace.cluster.v1.HeartbeatAck
+	(*Assignments)(nil),   // 19: millrace.cluster.v1.Assignments
+	(*Assignment)(nil),    // 20: millrace.cluster.v1.Assignment
+	(*VoidOffset)(nil),    // 21: millrace.cluster.v1.VoidOffset
+	(*Planned)(nil),       // 22: millrace.cluster.v1.Planned
+	(*TaskConfig)(nil),    // 23: millrace.cluster.v1.TaskConfig
+	(*UnitStatus)(nil),    // 24: millrace.cluster.v1.UnitStatus
+	(*Progress)(nil),      // 25: millrace.cluster.v1.Progress
+	(*Stall)(nil),         // 26: millrace.cluster.v1.Stall
+	nil,                   // 27: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 28: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 29: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 30: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
-	5,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
-	26, // 1: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
-	5,  // 2: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
-	4,  // 3: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
-	13, // 4: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
-	16, // 5: millrace.cluster.v1.WorkerMessage.heartbeat:type_name -> millrace.cluster.v1.Heartbeat
-	15, // 6: millrace.cluster.v1.LeaderMessage.welcome:type_name -> millrace.cluster.v1.Welcome
-	17, // 7: millrace.cluster.v1.LeaderMessage.ack:type_name -> millrace.cluster.v1.HeartbeatAck
-	18, // 8: millrace.cluster.v1.LeaderMessage.assignments:type_name -> millrace.cluster.v1.Assignments
-	10, // 9: millrace.cluster.v1.LeaderMessage.signal:type_name -> millrace.cluster.v1.Signal
-	12, // 10: millrace.cluster.v1.Signal.unit:type_name -> millrace.cluster.v1.Unit
-	5,  // 11: millrace.cluster.v1.Hello.node:type_name -> millrace.cluster.v1.NodeInfo
-	14, // 12: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
-	12, // 13: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
-	4,  // 14: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
-	23, // 15: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
-	21, // 16: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
-	11, // 17: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
-	19, // 18: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
-	12, // 19: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
-	0,  // 20: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	27, // 21: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
-	20, // 22: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
-	22, // 23: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	28, // 24: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
-	12, // 25: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
-	1,  // 26: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	24, // 27: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	29, // 28: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	25, // 29: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 30: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	6,  // 31: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	8,  // 32: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 33: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	7,  // 34: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	9,  // 35: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	6,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
+	5,  // 1: millrace.cluster.v1.InfoResponse.self:type_name -> millrace.cluster.v1.Self
+	27, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	6,  // 3: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
+	4,  // 4: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
+	14, // 5: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
+	17, // 6: millrace.cluster.v1.WorkerMessage.heartbeat:type_name -> millrace.cluster.v1.Heartbeat
+	16, // 7: millrace.cluster.v1.LeaderMessage.welcome:type_name -> millrace.cluster.v1.Welcome
+	18, // 8: millrace.cluster.v1.LeaderMessage.ack:type_name -> millrace.cluster.v1.HeartbeatAck
+	19, // 9: millrace.cluster.v1.LeaderMessage.assignments:type_name -> millrace.cluster.v1.Assignments
+	11, // 10: millrace.cluster.v1.LeaderMessage.signal:type_name -> millrace.cluster.v1.Signal
+	13, // 11: millrace.cluster.v1.Signal.unit:type_name -> millrace.cluster.v1.Unit
+	6,  // 12: millrace.cluster.v1.Hello.node:type_name -> millrace.cluster.v1.NodeInfo
+	15, // 13: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
+	13, // 14: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
+	4,  // 15: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
+	24, // 16: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
+	22, // 17: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
+	12, // 18: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
+	20, // 19: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
+	13, // 20: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
+	0,  // 21: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
+	28, // 22: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	21, // 23: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
+	23, // 24: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
+	29, // 25: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	13, // 26: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
+	1,  // 27: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
+	25, // 28: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	30, // 29: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	26, // 30: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 31: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	7,  // 32: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	9,  // 33: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 34: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	8,  // 35: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	10, // 36: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	34, // [34:37] is the sub-list for method output_type
+	31, // [31:34] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -2118,11 +2305,11 @@ func file_cluster_v1_cluster_proto_init() {
 	if File_cluster_v1_cluster_proto != nil {
 		return
 	}
-	file_cluster_v1_cluster_proto_msgTypes[6].OneofWrappers = []any{
+	file_cluster_v1_cluster_proto_msgTypes[7].OneofWrappers = []any{
 		(*WorkerMessage_Hello)(nil),
 		(*WorkerMessage_Heartbeat)(nil),
 	}
-	file_cluster_v1_cluster_proto_msgTypes[7].OneofWrappers = []any{
+	file_cluster_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{
 		(*LeaderMessage_Welcome)(nil),
 		(*LeaderMessage_Ack)(nil),
 		(*LeaderMessage_Assignments)(nil),
@@ -2134,7 +2321,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,11 @@
 // Both are kept for ever, so fields are only ever added; numbers and enum values are never reused.
 //
 // Everything that Apply needs is inside the command (I6): time, ids and random values are chosen by the proposer.
+//
+// Rolling upgrades. Coordinators of two versions share one log, and all of them must make the same of it. So what Apply learns to do raises
+// the protocol number (coordinator/state), the command that asks for it carries that number, the leader refuses to store it
+// while a coordinator speaks an older protocol, and a coordinator that finds it in its log all the same, because somebody
+// went back to an older version, stops: going on would make its state differ from the others' in silence.
 
 package commandv1
 
@@ -83,6 +88,8 @@ type Command struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Proposer's wall clock, for display only (created, changed).
 	ProposedUnixMs int64 `protobuf:"varint,1,opt,name=proposed_unix_ms,json=proposedUnixMs,proto3" json:"proposed_unix_ms,omitempty"`
+	// The protocol that a node must speak to apply this; 0: any. Also raised by a new field of an old kind, if Apply reads it.
+	Protocol uint32 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Types that are valid to be assigned to Kind:
 	//
 	//	*Command_PutConnector
@@ -93,6 +100,7 @@ type Command struct {
 	//	*Command_PutNode
 	//	*Command_RemoveNode
 	//	*Command_SetCluster
+	//	*Command_SetDrain
 	//	*Command_AddTopics
 	//	*Command_ResetTopics
 	//	*Command_VoidOffsets
@@ -134,6 +142,13 @@ func (*Command) Descriptor() ([]byte, []int) {
 func (x *Command) GetProposedUnixMs() int64 {
 	if x != nil {
 		return x.ProposedUnixMs
+	}
+	return 0
+}
+
+func (x *Command) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
 	}
 	return 0
 }
@@ -217,6 +232,15 @@ func (x *Command) GetSetCluster() *SetCluster {
 	return nil
 }
 
+func (x *Command) GetSetDrain() *SetDrain {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_SetDrain); ok {
+			return x.SetDrain
+		}
+	}
+	return nil
+}
+
 func (x *Command) GetAddTopics() *AddTopics {
 	if x != nil {
 		if x, ok := x.Kind.(*Command_AddTopics); ok {
@@ -280,16 +304,20 @@ type Command_SetCluster struct {
 	SetCluster *SetCluster `protobuf:"bytes,17,opt,name=set_cluster,json=setCluster,proto3,oneof"`
 }
 
+type Command_SetDrain struct {
+	SetDrain *SetDrain `protobuf:"bytes,30,opt,name=set_drain,json=setDrain,proto3,oneof"`
+}
+
 type Command_AddTopics struct {
-	AddTopics *AddTopics `protobuf:"bytes,30,opt,name=add_topics,json=addTopics,proto3,oneof"`
+	AddTopics *AddTopics `protobuf:"bytes,31,opt,name=add_topics,json=addTopics,proto3,oneof"`
 }
 
 type Command_ResetTopics struct {
-	ResetTopics *ResetTopics `protobuf:"bytes,31,opt,name=reset_topics,json=resetTopics,proto3,oneof"`
+	ResetTopics *ResetTopics `protobuf:"bytes,32,opt,name=reset_topics,json=resetTopics,proto3,oneof"`
 }
 
 type Command_VoidOffsets struct {
-	VoidOffsets *VoidOffsets `protobuf:"bytes,32,opt,name=void_offsets,json=voidOffsets,proto3,oneof"`
+	VoidOffsets *VoidOffsets `protobuf:"bytes,33,opt,name=void_offsets,json=voidOffsets,proto3,oneof"`
 }
 
 func (*Command_PutConnector) isCommand_Kind() {}
@@ -307,6 +335,8 @@ func (*Command_PutNode) isCommand_Kind() {}
 func (*Command_RemoveNode) isCommand_Kind() {}
 
 func (*Command_SetCluster) isCommand_Kind() {}
+
+func (*Command_SetDrain) isCommand_Kind() {}
 
 func (*Command_AddTopics) isCommand_Kind() {}
 
@@ -762,14 +792,18 @@ func (x *Assignment) GetExpectedEpoch() uint64 {
 
 // Node is one process of the cluster.
 type Node struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	ClusterAddr   string                 `protobuf:"bytes,2,opt,name=cluster_addr,json=clusterAddr,proto3" json:"cluster_addr,omitempty"`
-	RestAddr      string                 `protobuf:"bytes,3,opt,name=rest_addr,json=restAddr,proto3" json:"rest_addr,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Coordinator   bool                   `protobuf:"varint,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
-	Worker        bool                   `protobuf:"varint,6,opt,name=worker,proto3" json:"worker,omitempty"`
-	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ClusterAddr string                 `protobuf:"bytes,2,opt,name=cluster_addr,json=clusterAddr,proto3" json:"cluster_addr,omitempty"`
+	RestAddr    string                 `protobuf:"bytes,3,opt,name=rest_addr,json=restAddr,proto3" json:"rest_addr,omitempty"`
+	Labels      map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Coordinator bool                   `protobuf:"varint,5,opt,name=coordinator,proto3" json:"coordinator,omitempty"`
+	Worker      bool                   `protobuf:"varint,6,opt,name=worker,proto3" json:"worker,omitempty"`
+	Version     string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	// What the node takes in proportion to others; 0 means 1.
+	Capacity uint32 `protobuf:"varint,8,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// The newest protocol that it speaks; 0: the first one.
+	Protocol      uint32 `protobuf:"varint,9,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -853,6 +887,20 @@ func (x *Node) GetVersion() string {
 	return ""
 }
 
+func (x *Node) GetCapacity() uint32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *Node) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
 type PutNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -897,6 +945,7 @@ func (x *PutNode) GetNode() *Node {
 	return nil
 }
 
+// RemoveNode takes a node off the list, and what was said of it (drains).
 type RemoveNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -941,6 +990,60 @@ func (x *RemoveNode) GetId() string {
 	return ""
 }
 
+// SetDrain says that a worker is to run nothing that another can run, or takes that back. Needs protocol 2: a coordinator of protocol 1 stops
+// at it, and is not in the cluster when it is stored.
+type SetDrain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Drained       bool                   `protobuf:"varint,2,opt,name=drained,proto3" json:"drained,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDrain) Reset() {
+	*x = SetDrain{}
+	mi := &file_command_v1_command_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDrain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDrain) ProtoMessage() {}
+
+func (x *SetDrain) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDrain.ProtoReflect.Descriptor instead.
+func (*SetDrain) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetDrain) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SetDrain) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
 // SetCluster records what all nodes must agree on; written once by the node that makes the cluster.
 type SetCluster struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -954,7 +1057,7 @@ type SetCluster struct {
 
 func (x *SetCluster) Reset() {
 	*x = SetCluster{}
-	mi := &file_command_v1_command_proto_msgTypes[12]
+	mi := &file_command_v1_command_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -966,7 +1069,7 @@ func (x *SetCluster) String() string {
 func (*SetCluster) ProtoMessage() {}
 
 func (x *SetCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[12]
+	mi := &file_command_v1_command_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -979,7 +1082,7 @@ func (x *SetCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCluster.ProtoReflect.Descriptor instead.
 func (*SetCluster) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{12}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetCluster) GetClusterId() string {
@@ -1017,7 +1120,7 @@ type AddTopics struct {
 
 func (x *AddTopics) Reset() {
 	*x = AddTopics{}
-	mi := &file_command_v1_command_proto_msgTypes[13]
+	mi := &file_command_v1_command_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1132,7 @@ func (x *AddTopics) String() string {
 func (*AddTopics) ProtoMessage() {}
 
 func (x *AddTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[13]
+	mi := &file_command_v1_command_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1145,7 @@ func (x *AddTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTopics.ProtoReflect.Descriptor instead.
 func (*AddTopics) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{13}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddTopics) GetConnector() string {
@@ -1076,7 +1179,7 @@ type ResetTopics struct {
 
 func (x *ResetTopics) Reset() {
 	*x = ResetTopics{}
-	mi := &file_command_v1_command_proto_msgTypes[14]
+	mi := &file_command_v1_command_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1191,7 @@ func (x *ResetTopics) String() string {
 func (*ResetTopics) ProtoMessage() {}
 
 func (x *ResetTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[14]
+	mi := &file_command_v1_command_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1204,7 @@ func (x *ResetTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetTopics.ProtoReflect.Descriptor instead.
 func (*ResetTopics) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResetTopics) GetConnector() string {
@@ -1125,7 +1228,7 @@ type VoidOffsets struct {
 
 func (x *VoidOffsets) Reset() {
 	*x = VoidOffsets{}
-	mi := &file_command_v1_command_proto_msgTypes[15]
+	mi := &file_command_v1_command_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1240,7 @@ func (x *VoidOffsets) String() string {
 func (*VoidOffsets) ProtoMessage() {}
 
 func (x *VoidOffsets) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[15]
+	mi := &file_command_v1_command_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1253,7 @@ func (x *VoidOffsets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoidOffsets.ProtoReflect.Descriptor instead.
 func (*VoidOffsets) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VoidOffsets) GetConnector() string {
@@ -1177,7 +1280,7 @@ type TopicPartition struct {
 
 func (x *TopicPartition) Reset() {
 	*x = TopicPartition{}
-	mi := &file_command_v1_command_proto_msgTypes[16]
+	mi := &file_command_v1_command_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1292,7 @@ func (x *TopicPartition) String() string {
 func (*TopicPartition) ProtoMessage() {}
 
 func (x *TopicPartition) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[16]
+	mi := &file_command_v1_command_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1305,7 @@ func (x *TopicPartition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopicPartition.ProtoReflect.Descriptor instead.
 func (*TopicPartition) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TopicPartition) GetTopic() string {
@@ -1222,22 +1325,24 @@ func (x *TopicPartition) GetPartition() int32 {
 // Image is the whole replicated state: the body of a Raft snapshot.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this layout; a reader refuses what is newer than it knows.
+	// Version of this layout, the lowest that can hold what is in it; a reader refuses what is newer than it knows. 2: drained, voided, topics.
 	Format      uint32             `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	Cluster     *SetCluster        `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Nodes       []*Node            `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Connectors  []*ConnectorImage  `protobuf:"bytes,4,rep,name=connectors,proto3" json:"connectors,omitempty"`
 	Assignments []*AssignmentImage `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	// Log index of the last command in it.
-	Index         uint64         `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
-	Voided        []*VoidedImage `protobuf:"bytes,20,rep,name=voided,proto3" json:"voided,omitempty"`
+	Index  uint64         `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	Voided []*VoidedImage `protobuf:"bytes,20,rep,name=voided,proto3" json:"voided,omitempty"`
+	// Ids of the workers that are drained, sorted.
+	Drained       []string `protobuf:"bytes,30,rep,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_command_v1_command_proto_msgTypes[17]
+	mi := &file_command_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1354,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[17]
+	mi := &file_command_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1367,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{17}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Image) GetFormat() uint32 {
@@ -1314,6 +1419,13 @@ func (x *Image) GetVoided() []*VoidedImage {
 	return nil
 }
 
+func (x *Image) GetDrained() []string {
+	if x != nil {
+		return x.Drained
+	}
+	return nil
+}
+
 type ConnectorImage struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1337,7 +1449,7 @@ type ConnectorImage struct {
 
 func (x *ConnectorImage) Reset() {
 	*x = ConnectorImage{}
-	mi := &file_command_v1_command_proto_msgTypes[18]
+	mi := &file_command_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1461,7 @@ func (x *ConnectorImage) String() string {
 func (*ConnectorImage) ProtoMessage() {}
 
 func (x *ConnectorImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[18]
+	mi := &file_command_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1474,7 @@ func (x *ConnectorImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorImage.ProtoReflect.Descriptor instead.
 func (*ConnectorImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{18}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConnectorImage) GetName() string {
@@ -1454,7 +1566,7 @@ type VoidedImage struct {
 
 func (x *VoidedImage) Reset() {
 	*x = VoidedImage{}
-	mi := &file_command_v1_command_proto_msgTypes[19]
+	mi := &file_command_v1_command_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1466,7 +1578,7 @@ func (x *VoidedImage) String() string {
 func (*VoidedImage) ProtoMessage() {}
 
 func (x *VoidedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[19]
+	mi := &file_command_v1_command_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1479,7 +1591,7 @@ func (x *VoidedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoidedImage.ProtoReflect.Descriptor instead.
 func (*VoidedImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{19}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VoidedImage) GetConnector() string {
@@ -1514,7 +1626,7 @@ type AssignmentImage struct {
 
 func (x *AssignmentImage) Reset() {
 	*x = AssignmentImage{}
-	mi := &file_command_v1_command_proto_msgTypes[20]
+	mi := &file_command_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1638,7 @@ func (x *AssignmentImage) String() string {
 func (*AssignmentImage) ProtoMessage() {}
 
 func (x *AssignmentImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[20]
+	mi := &file_command_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1651,7 @@ func (x *AssignmentImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentImage.ProtoReflect.Descriptor instead.
 func (*AssignmentImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{20}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AssignmentImage) GetUnit() *Unit {
@@ -1567,9 +1679,10 @@ var File_command_v1_command_proto protoreflect.FileDescriptor
 
 const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x18command/v1/command.proto\x12\x13millrace.command.v1\"\xc3\x06\n" +
+	"\x18command/v1/command.proto\x12\x13millrace.command.v1\"\x9d\a\n" +
 	"\aCommand\x12(\n" +
-	"\x10proposed_unix_ms\x18\x01 \x01(\x03R\x0eproposedUnixMs\x12H\n" +
+	"\x10proposed_unix_ms\x18\x01 \x01(\x03R\x0eproposedUnixMs\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12H\n" +
 	"\rput_connector\x18\n" +
 	" \x01(\v2!.millrace.command.v1.PutConnectorH\x00R\fputConnector\x12Q\n" +
 	"\x10delete_connector\x18\v \x01(\v2$.millrace.command.v1.DeleteConnectorH\x00R\x0fdeleteConnector\x12O\n" +
@@ -1580,11 +1693,12 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\vremove_node\x18\x10 \x01(\v2\x1f.millrace.command.v1.RemoveNodeH\x00R\n" +
 	"removeNode\x12B\n" +
 	"\vset_cluster\x18\x11 \x01(\v2\x1f.millrace.command.v1.SetClusterH\x00R\n" +
-	"setCluster\x12?\n" +
+	"setCluster\x12<\n" +
+	"\tset_drain\x18\x1e \x01(\v2\x1d.millrace.command.v1.SetDrainH\x00R\bsetDrain\x12?\n" +
 	"\n" +
-	"add_topics\x18\x1e \x01(\v2\x1e.millrace.command.v1.AddTopicsH\x00R\taddTopics\x12E\n" +
-	"\freset_topics\x18\x1f \x01(\v2 .millrace.command.v1.ResetTopicsH\x00R\vresetTopics\x12E\n" +
-	"\fvoid_offsets\x18  \x01(\v2 .millrace.command.v1.VoidOffsetsH\x00R\vvoidOffsetsB\x06\n" +
+	"add_topics\x18\x1f \x01(\v2\x1e.millrace.command.v1.AddTopicsH\x00R\taddTopics\x12E\n" +
+	"\freset_topics\x18  \x01(\v2 .millrace.command.v1.ResetTopicsH\x00R\vresetTopics\x12E\n" +
+	"\fvoid_offsets\x18! \x01(\v2 .millrace.command.v1.VoidOffsetsH\x00R\vvoidOffsetsB\x06\n" +
 	"\x04kind\"\xc0\x02\n" +
 	"\fPutConnector\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
@@ -1620,7 +1734,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"Assignment\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.command.v1.UnitR\x04unit\x12\x16\n" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\x12%\n" +
-	"\x0eexpected_epoch\x18\x03 \x01(\x04R\rexpectedEpoch\"\xa4\x02\n" +
+	"\x0eexpected_epoch\x18\x03 \x01(\x04R\rexpectedEpoch\"\xdc\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
 	"\fcluster_addr\x18\x02 \x01(\tR\vclusterAddr\x12\x1b\n" +
@@ -1628,7 +1742,9 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\v2%.millrace.command.v1.Node.LabelsEntryR\x06labels\x12 \n" +
 	"\vcoordinator\x18\x05 \x01(\bR\vcoordinator\x12\x16\n" +
 	"\x06worker\x18\x06 \x01(\bR\x06worker\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\x1a9\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x1a\n" +
+	"\bcapacity\x18\b \x01(\rR\bcapacity\x12\x1a\n" +
+	"\bprotocol\x18\t \x01(\rR\bprotocol\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"8\n" +
@@ -1636,7 +1752,10 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\v2\x19.millrace.command.v1.NodeR\x04node\"\x1c\n" +
 	"\n" +
 	"RemoveNode\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"n\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"8\n" +
+	"\bSetDrain\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\adrained\x18\x02 \x01(\bR\adrained\"n\n" +
 	"\n" +
 	"SetCluster\x12\x1d\n" +
 	"\n" +
@@ -1656,7 +1775,7 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"partitions\"D\n" +
 	"\x0eTopicPartition\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
-	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\xe8\x02\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\x82\x03\n" +
 	"\x05Image\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x129\n" +
 	"\acluster\x18\x02 \x01(\v2\x1f.millrace.command.v1.SetClusterR\acluster\x12/\n" +
@@ -1666,7 +1785,8 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"connectors\x12F\n" +
 	"\vassignments\x18\x05 \x03(\v2$.millrace.command.v1.AssignmentImageR\vassignments\x12\x14\n" +
 	"\x05index\x18\x06 \x01(\x04R\x05index\x128\n" +
-	"\x06voided\x18\x14 \x03(\v2 .millrace.command.v1.VoidedImageR\x06voided\"\xa4\x04\n" +
+	"\x06voided\x18\x14 \x03(\v2 .millrace.command.v1.VoidedImageR\x06voided\x12\x18\n" +
+	"\adrained\x18\x1e \x03(\tR\adrained\"\xa4\x04\n" +
 	"\x0eConnectorImage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12G\n" +
 	"\x06config\x18\x02 \x03(\v2/.millrace.command.v1.ConnectorImage.ConfigEntryR\x06config\x12C\n" +
@@ -1711,7 +1831,7 @@ func file_command_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_command_v1_command_proto_goTypes = []any{
 	(TargetState)(0),        // 0: millrace.command.v1.TargetState
 	(*Command)(nil),         // 1: millrace.command.v1.Command
@@ -1726,19 +1846,20 @@ var file_command_v1_command_proto_goTypes = []any{
 	(*Node)(nil),            // 10: millrace.command.v1.Node
 	(*PutNode)(nil),         // 11: millrace.command.v1.PutNode
 	(*RemoveNode)(nil),      // 12: millrace.command.v1.RemoveNode
-	(*SetCluster)(nil),      // 13: millrace.command.v1.SetCluster
-	(*AddTopics)(nil),       // 14: millrace.command.v1.AddTopics
-	(*ResetTopics)(nil),     // 15: millrace.command.v1.ResetTopics
-	(*VoidOffsets)(nil),     // 16: millrace.command.v1.VoidOffsets
-	(*TopicPartition)(nil),  // 17: millrace.command.v1.TopicPartition
-	(*Image)(nil),           // 18: millrace.command.v1.Image
-	(*ConnectorImage)(nil),  // 19: millrace.command.v1.ConnectorImage
-	(*VoidedImage)(nil),     // 20: millrace.command.v1.VoidedImage
-	(*AssignmentImage)(nil), // 21: millrace.command.v1.AssignmentImage
-	nil,                     // 22: millrace.command.v1.PutConnector.ConfigEntry
-	nil,                     // 23: millrace.command.v1.TaskConfig.ConfigEntry
-	nil,                     // 24: millrace.command.v1.Node.LabelsEntry
-	nil,                     // 25: millrace.command.v1.ConnectorImage.ConfigEntry
+	(*SetDrain)(nil),        // 13: millrace.command.v1.SetDrain
+	(*SetCluster)(nil),      // 14: millrace.command.v1.SetCluster
+	(*AddTopics)(nil),       // 15: millrace.command.v1.AddTopics
+	(*ResetTopics)(nil),     // 16: millrace.command.v1.ResetTopics
+	(*VoidOffsets)(nil),     // 17: millrace.command.v1.VoidOffsets
+	(*TopicPartition)(nil),  // 18: millrace.command.v1.TopicPartition
+	(*Image)(nil),           // 19: millrace.command.v1.Image
+	(*ConnectorImage)(nil),  // 20: millrace.command.v1.ConnectorImage
+	(*VoidedImage)(nil),     // 21: millrace.command.v1.VoidedImage
+	(*AssignmentImage)(nil), // 22: millrace.command.v1.AssignmentImage
+	nil,                     // 23: millrace.command.v1.PutConnector.ConfigEntry
+	nil,                     // 24: millrace.command.v1.TaskConfig.ConfigEntry
+	nil,                     // 25: millrace.command.v1.Node.LabelsEntry
+	nil,                     // 26: millrace.command.v1.ConnectorImage.ConfigEntry
 }
 var file_command_v1_command_proto_depIdxs = []int32{
 	2,  // 0: millrace.command.v1.Command.put_connector:type_name -> millrace.command.v1.PutConnector
@@ -1748,35 +1869,36 @@ var file_command_v1_command_proto_depIdxs = []int32{
 	8,  // 4: millrace.command.v1.Command.assign:type_name -> millrace.command.v1.Assign
 	11, // 5: millrace.command.v1.Command.put_node:type_name -> millrace.command.v1.PutNode
 	12, // 6: millrace.command.v1.Command.remove_node:type_name -> millrace.command.v1.RemoveNode
-	13, // 7: millrace.command.v1.Command.set_cluster:type_name -> millrace.command.v1.SetCluster
-	14, // 8: millrace.command.v1.Command.add_topics:type_name -> millrace.command.v1.AddTopics
-	15, // 9: millrace.command.v1.Command.reset_topics:type_name -> millrace.command.v1.ResetTopics
-	16, // 10: millrace.command.v1.Command.void_offsets:type_name -> millrace.command.v1.VoidOffsets
-	22, // 11: millrace.command.v1.PutConnector.config:type_name -> millrace.command.v1.PutConnector.ConfigEntry
-	0,  // 12: millrace.command.v1.PutConnector.initial_state:type_name -> millrace.command.v1.TargetState
-	0,  // 13: millrace.command.v1.SetTargetState.state:type_name -> millrace.command.v1.TargetState
-	6,  // 14: millrace.command.v1.PutTaskConfigs.configs:type_name -> millrace.command.v1.TaskConfig
-	23, // 15: millrace.command.v1.TaskConfig.config:type_name -> millrace.command.v1.TaskConfig.ConfigEntry
-	9,  // 16: millrace.command.v1.Assign.assignments:type_name -> millrace.command.v1.Assignment
-	7,  // 17: millrace.command.v1.Assignment.unit:type_name -> millrace.command.v1.Unit
-	24, // 18: millrace.command.v1.Node.labels:type_name -> millrace.command.v1.Node.LabelsEntry
-	10, // 19: millrace.command.v1.PutNode.node:type_name -> millrace.command.v1.Node
-	17, // 20: millrace.command.v1.VoidOffsets.partitions:type_name -> millrace.command.v1.TopicPartition
-	13, // 21: millrace.command.v1.Image.cluster:type_name -> millrace.command.v1.SetCluster
-	10, // 22: millrace.command.v1.Image.nodes:type_name -> millrace.command.v1.Node
-	19, // 23: millrace.command.v1.Image.connectors:type_name -> millrace.command.v1.ConnectorImage
-	21, // 24: millrace.command.v1.Image.assignments:type_name -> millrace.command.v1.AssignmentImage
-	20, // 25: millrace.command.v1.Image.voided:type_name -> millrace.command.v1.VoidedImage
-	25, // 26: millrace.command.v1.ConnectorImage.config:type_name -> millrace.command.v1.ConnectorImage.ConfigEntry
-	0,  // 27: millrace.command.v1.ConnectorImage.target_state:type_name -> millrace.command.v1.TargetState
-	6,  // 28: millrace.command.v1.ConnectorImage.task_configs:type_name -> millrace.command.v1.TaskConfig
-	17, // 29: millrace.command.v1.VoidedImage.partition:type_name -> millrace.command.v1.TopicPartition
-	7,  // 30: millrace.command.v1.AssignmentImage.unit:type_name -> millrace.command.v1.Unit
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	14, // 7: millrace.command.v1.Command.set_cluster:type_name -> millrace.command.v1.SetCluster
+	13, // 8: millrace.command.v1.Command.set_drain:type_name -> millrace.command.v1.SetDrain
+	15, // 9: millrace.command.v1.Command.add_topics:type_name -> millrace.command.v1.AddTopics
+	16, // 10: millrace.command.v1.Command.reset_topics:type_name -> millrace.command.v1.ResetTopics
+	17, // 11: millrace.command.v1.Command.void_offsets:type_name -> millrace.command.v1.VoidOffsets
+	23, // 12: millrace.command.v1.PutConnector.config:type_name -> millrace.command.v1.PutConnector.ConfigEntry
+	0,  // 13: millrace.command.v1.PutConnector.initial_state:type_name -> millrace.command.v1.TargetState
+	0,  // 14: millrace.command.v1.SetTargetState.state:type_name -> millrace.command.v1.TargetState
+	6,  // 15: millrace.command.v1.PutTaskConfigs.configs:type_name -> millrace.command.v1.TaskConfig
+	24, // 16: millrace.command.v1.TaskConfig.config:type_name -> millrace.command.v1.TaskConfig.ConfigEntry
+	9,  // 17: millrace.command.v1.Assign.assignments:type_name -> millrace.command.v1.Assignment
+	7,  // 18: millrace.command.v1.Assignment.unit:type_name -> millrace.command.v1.Unit
+	25, // 19: millrace.command.v1.Node.labels:type_name -> millrace.command.v1.Node.LabelsEntry
+	10, // 20: millrace.command.v1.PutNode.node:type_name -> millrace.command.v1.Node
+	18, // 21: millrace.command.v1.VoidOffsets.partitions:type_name -> millrace.command.v1.TopicPartition
+	14, // 22: millrace.command.v1.Image.cluster:type_name -> millrace.command.v1.SetCluster
+	10, // 23: millrace.command.v1.Image.nodes:type_name -> millrace.command.v1.Node
+	20, // 24: millrace.command.v1.Image.connectors:type_name -> millrace.command.v1.ConnectorImage
+	22, // 25: millrace.command.v1.Image.assignments:type_name -> millrace.command.v1.AssignmentImage
+	21, // 26: millrace.command.v1.Image.voided:type_name -> millrace.command.v1.VoidedImage
+	26, // 27: millrace.command.v1.ConnectorImage.config:type_name -> millrace.command.v1.ConnectorImage.ConfigEntry
+	0,  // 28: millrace.command.v1.ConnectorImage.target_state:type_name -> millrace.command.v1.TargetState
+	6,  // 29: millrace.command.v1.ConnectorImage.task_configs:type_name -> millrace.command.v1.TaskConfig
+	18, // 30: millrace.command.v1.VoidedImage.partition:type_name -> millrace.command.v1.TopicPartition
+	7,  // 31: millrace.command.v1.AssignmentImage.unit:type_name -> millrace.command.v1.Unit
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_command_proto_init() }
@@ -1793,6 +1915,7 @@ func file_command_v1_command_proto_init() {
 		(*Command_PutNode)(nil),
 		(*Command_RemoveNode)(nil),
 		(*Command_SetCluster)(nil),
+		(*Command_SetDrain)(nil),
 		(*Command_AddTopics)(nil),
 		(*Command_ResetTopics)(nil),
 		(*Command_VoidOffsets)(nil),
@@ -1803,7 +1926,7 @@ func file_command_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_v1_command_proto_rawDesc), len(file_command_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
