@@ -1,11 +1,13 @@
 package rest
 
 import (
+	"encoding/json"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/internal/api"
 )
@@ -53,6 +55,9 @@ type (
 		Schema *schema `json:"schema"`
 	}
 	schema struct {
+		// Format and Encoding say what is in a string.
+		Format     string             `json:"format,omitempty"`
+		Encoding   string             `json:"contentEncoding,omitempty"`
 		Ref        string             `json:"$ref,omitempty"`
 		Type       any                `json:"type,omitempty"` // one name, or several
 		Enum       []string           `json:"enum,omitempty"`
@@ -174,15 +179,20 @@ func (d *document) schema(v any) *schema {
 }
 
 func (d *document) of(t reflect.Type) *schema {
-	if t == reflect.TypeFor[api.GivenConfig]() {
+	switch t {
+	case reflect.TypeFor[api.GivenConfig]():
 		return d.schema(api.GivenConfig{})
+	case reflect.TypeFor[time.Time]():
+		return &schema{Type: "string", Format: "date-time"}
+	case reflect.TypeFor[json.RawMessage]():
+		return &schema{} // anything
 	}
 	switch t.Kind() {
 	case reflect.Bool:
 		return &schema{Type: "boolean"}
 	case reflect.String:
 		return &schema{Type: "string"}
-	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint64:
+	case reflect.Int, reflect.Int32, reflect.Int64, reflect.Uint32, reflect.Uint64:
 		return &schema{Type: "integer"}
 	case reflect.Float64:
 		return &schema{Type: "number"}
@@ -191,8 +201,8 @@ func (d *document) of(t reflect.Type) *schema {
 	case reflect.Pointer:
 		return d.of(t.Elem())
 	case reflect.Slice:
-		if t.Elem().Kind() == reflect.Uint8 { // json.RawMessage
-			return &schema{}
+		if t.Elem().Kind() == reflect.Uint8 {
+			return &schema{Type: "string", Encoding: "base64"}
 		}
 		return &schema{Type: "array", Items: d.of(t.Elem())}
 	case reflect.Map:
