@@ -115,13 +115,34 @@ func jsonBytes(p []byte) ([]byte, error) {
 }
 
 func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, error) {
+	open, end := byte('['), byte(']')
+	if typ <= 1 {
+		open, end = '{', '}'
+	}
+	out = append(out, open)
+	first := true
+	err := eachJSON(typ, p, func(key []byte, typ byte, body []byte) (err error) {
+		if !first {
+			out = append(out, ", "...)
+		}
+		if first = false; open == '{' {
+			out = append(appendJSONString(out, key), ": "...)
+		}
+		out, err = appendJSONValue(out, typ, body, depth+1)
+		return err
+	})
+	return append(out, end), err
+}
+
+// eachJSON calls f for each value of an object or array.
+func eachJSON(typ byte, p []byte, f func(key []byte, typ byte, body []byte) error) error {
 	width := 2 // of counts and offsets
 	if typ == 1 || typ == 3 {
 		width = 4
 	}
 	object := typ == 0 || typ == 1
 	if len(p) < 2*width {
-		return nil, errJSON
+		return errJSON
 	}
 	count, size := int(little(p[:width])), int(little(p[width:2*width]))
 	entries, keyWidth := 2*width, 0
@@ -130,25 +151,18 @@ func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, err
 	}
 	values := entries + count*keyWidth
 	if size > len(p) || values+count*(width+1) > size {
-		return nil, errJSON
+		return errJSON
 	}
 	p = p[:size]
-	open, end := byte('['), byte(']')
-	if object {
-		open, end = '{', '}'
-	}
-	out = append(out, open)
 	for i := range count {
-		if i > 0 {
-			out = append(out, ", "...)
-		}
+		var key []byte
 		if object {
 			e := p[entries+i*keyWidth:]
 			at, n := int(little(e[:width])), int(little(e[width:width+2]))
 			if at+n > size {
-				return nil, errJSON
+				return errJSON
 			}
-			out = append(appendJSONString(out, p[at:at+n]), ": "...)
+			key = p[at : at+n]
 		}
 		v := p[values+i*(width+1):]
 		t := v[0]
@@ -156,16 +170,15 @@ func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, err
 		if inline := t == 4 || t == 5 || t == 6 || width == 4 && (t == 7 || t == 8); !inline {
 			at := int(little(body))
 			if at >= size || at <= 0 {
-				return nil, errJSON
+				return errJSON
 			}
 			body = p[at:]
 		}
-		var err error
-		if out, err = appendJSONValue(out, t, body, depth+1); err != nil {
-			return nil, err
+		if err := f(key, t, body); err != nil {
+			return err
 		}
 	}
-	return append(out, end), nil
+	return nil
 }
 
 func appendJSONString(out, s []byte) []byte {

@@ -61,8 +61,9 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 	if f := v["binlog_row_image"]; f != "" && f != "FULL" {
 		info.rowImage = f
 	}
-	if f := v["binlog_row_value_options"]; f != "" {
-		bad("The server at %s has binlog_row_value_options=%s, which logs parts of JSON documents; run SET GLOBAL binlog_row_value_options=''.", s.addr(), f)
+	if f := v["binlog_row_value_options"]; f != "" && info.rowImage != "" {
+		bad("The server at %s has binlog_row_value_options=%s and binlog_row_image=%s, which log parts of JSON documents without the documents; "+
+			"run SET GLOBAL binlog_row_value_options=''.", s.addr(), f, info.rowImage)
 	}
 	if s.serverID == uint32(atoi(v["server_id"])) {
 		problems = append(problems, configdef.Problem{Key: keyServerID, Value: v["server_id"], Message: "The server itself has this id; choose another."})

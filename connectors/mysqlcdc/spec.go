@@ -208,6 +208,7 @@ func ignoredKeys() []configdef.Key {
 
 // settings is the connector's config, parsed.
 type settings struct {
+	name                 string // the connector's
 	host, user, password string
 	port                 int
 	serverID             uint32
@@ -249,7 +250,7 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		return nil, problems
 	}
 	s := &settings{
-		host: v.String(keyHost), port: int(v.Int(keyPort)), user: v.String(keyUser), password: v.String(keyPassword),
+		name: connector, host: v.String(keyHost), port: int(v.Int(keyPort)), user: v.String(keyUser), password: v.String(keyPassword),
 		serverID: uint32(v.Int(keyServerID)), sslMode: v.String(keySSLMode), sslCA: v.String(keySSLCA),
 		connectTimeout: v.Duration(keyConnectTimeout), prefix: v.String(keyPrefix),
 		snapshotMode: v.String(keySnapshotMode), threads: int(v.Int(keyThreads)), chunkRows: int(v.Int(keyChunkRows)),
