@@ -294,17 +294,6 @@ func appendChangedJSON(out, doc, changes []byte) ([]byte, error) {
 	return root.append(out, 0)
 }
 
-func packedBytes(p []byte) (data, rest []byte, err error) {
-	n, p, err := packedInt(p)
-	if err == nil && n > uint64(len(p)) {
-		err = errShort
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return p[:n], p[n:], nil
-}
-
 // jsonLeg is a step of a path: to a member of an object, or to a cell of an array, which may be counted from its end.
 type jsonLeg struct {
 	member  bool

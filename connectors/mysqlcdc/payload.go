@@ -27,12 +27,12 @@ func (p *payload) close() {
 
 // each calls f for each event inside e.
 func (p *payload) each(parser *replication.BinlogParser, e *replication.BinlogEvent, f func(*replication.BinlogEvent) error) error {
-	data, compressed, err := payloadBody(e.RawData[headerSize:])
+	body, err := parsePayload(e.RawData[headerSize:])
 	if err != nil {
 		return err
 	}
-	var r io.Reader = bytes.NewReader(data)
-	if compressed {
+	var r io.Reader = bytes.NewReader(body.data)
+	if body.compressed {
 		if p.zstd == nil {
 			p.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
 			if err != nil {
@@ -45,9 +45,9 @@ func (p *payload) each(parser *replication.BinlogParser, e *replication.BinlogEv
 		r = p.zstd
 	}
 	var h [headerSize]byte
-	for {
+	for total := uint64(0); ; {
 		switch _, err := io.ReadFull(r, h[:]); {
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF) && total == body.size:
 			return nil
 		case err != nil:
 			return fmt.Errorf("unpack: %w", err)
@@ -56,6 +56,7 @@ func (p *payload) each(parser *replication.BinlogParser, e *replication.BinlogEv
 		if size < headerSize || size > maxEvent {
 			return fmt.Errorf("event of %d bytes", size)
 		}
+		total += uint64(size)
 		raw := append(make([]byte, 0, size), h[:]...)[:size]
 		if _, err := io.ReadFull(r, raw[headerSize:]); err != nil {
 			return fmt.Errorf("unpack: %w", err)
@@ -70,35 +71,44 @@ func (p *payload) each(parser *replication.BinlogParser, e *replication.BinlogEv
 	}
 }
 
-// payloadBody finds the transaction behind the fields of a payload event.
-func payloadBody(p []byte) (data []byte, compressed bool, err error) {
-	const end, compression = 0, 2 // of the kinds of fields; the sizes say nothing that the data doesn't
-	compressed = true
+// payloadBody is a payload event taken apart.
+type payloadBody struct {
+	data       []byte
+	compressed bool
+	size       uint64 // of the events
+}
+
+func parsePayload(p []byte) (payloadBody, error) {
+	const end, compression, size = 0, 2, 3 // of the kinds of fields
+	b := payloadBody{compressed: true}
 	for {
-		var kind, n uint64
-		if kind, p, err = packedInt(p); err != nil {
-			return nil, false, err
+		kind, rest, err := packedInt(p)
+		if err != nil {
+			return b, err
 		}
 		if kind == end {
-			return p, compressed, nil
+			b.data = rest
+			return b, nil
 		}
-		if n, p, err = packedInt(p); err != nil {
-			return nil, false, err
+		field, rest, err := packedBytes(rest)
+		if err != nil {
+			return b, err
 		}
-		if n > uint64(len(p)) {
-			return nil, false, errShort
+		p = rest
+		if kind != compression && kind != size {
+			continue
 		}
-		if kind == compression {
-			algorithm, _, err := packedInt(p[:n])
-			if err != nil {
-				return nil, false, err
-			}
-			if algorithm != replication.ZSTD && algorithm != replication.NONE {
-				return nil, false, fmt.Errorf("compression %d is not known", algorithm)
-			}
-			compressed = algorithm == replication.ZSTD
+		n, _, err := packedInt(field)
+		switch {
+		case err != nil:
+			return b, err
+		case kind == size:
+			b.size = n
+		case n != replication.ZSTD && n != replication.NONE:
+			return b, fmt.Errorf("compression %d is not known", n)
+		default:
+			b.compressed = n == replication.ZSTD
 		}
-		p = p[n:]
 	}
 }
 
@@ -125,4 +135,16 @@ func packedInt(p []byte) (n uint64, rest []byte, err error) {
 		return uint64(p[0]), p[1:], nil
 	}
 	return little(p[1:width]), p[width:], nil
+}
+
+// packedBytes reads bytes with their length in front.
+func packedBytes(p []byte) (data, rest []byte, err error) {
+	n, p, err := packedInt(p)
+	if err == nil && n > uint64(len(p)) {
+		err = errShort
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return p[:n], p[n:], nil
 }
