@@ -229,6 +229,21 @@ func (n *Node) RSS() (int64, error) {
 	return resident * int64(os.Getpagesize()), nil
 }
 
+// PeakRSS returns the most resident memory that the process has had, in bytes.
+func (n *Node) PeakRSS() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		var kb int64
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+			return kb << 10, nil
+		}
+	}
+	return 0, errors.New("the system does not tell the peak of the resident memory")
+}
+
 func freePort() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
