@@ -261,15 +261,24 @@ func parseEvent(p *replication.BinlogParser, raw []byte) (*replication.BinlogEve
 	case t == replication.TRANSACTION_PAYLOAD_EVENT:
 		opaque = opaquePayload
 	default:
-		e, err := p.Parse(raw)
-		if err != nil {
-			return nil, fmt.Errorf("decode binlog event of type %d: %w", t, err)
-		}
-		return e, nil
+		return parseWhole(p, raw)
 	}
 	h := &replication.EventHeader{}
 	if err := h.Decode(raw); err != nil {
 		return nil, fmt.Errorf("decode the header of a binlog event: %w", err)
 	}
 	return &replication.BinlogEvent{RawData: raw, Header: h, Event: opaque}, nil
+}
+
+// parseWhole has go-mysql parse an event. A damaged one can make it panic, on a goroutine where that would end the process (I9).
+func parseWhole(p *replication.BinlogParser, raw []byte) (e *replication.BinlogEvent, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("decode binlog event of type %d: %v", raw[4], r)
+		}
+	}()
+	if e, err = p.Parse(raw); err != nil {
+		return nil, fmt.Errorf("decode binlog event of type %d: %w", raw[4], err)
+	}
+	return e, nil
 }

@@ -18,17 +18,25 @@ func appendJSON(out, data []byte) ([]byte, error) {
 	if len(data) == 0 {
 		return append(out, "null"...), nil
 	}
-	return appendJSONValue(out, data[0], data[1:], 0)
+	return appendJSONValue(out, data[0], data[1:], limitJSON(out, len(data)))
 }
 
-func appendJSONValue(out []byte, typ byte, p []byte, depth int) ([]byte, error) {
-	if depth > maxJSONDepth {
+// jsonLimit bounds the text of a document: a damaged one can lead to the same bytes again and again (I8).
+type jsonLimit struct{ depth, size int }
+
+// limitJSON is the limit of a document of n bytes whose text goes behind out. An escape makes six bytes of one.
+func limitJSON(out []byte, n int) jsonLimit { return jsonLimit{size: len(out) + 8*n + 64} }
+
+func (l jsonLimit) deeper() jsonLimit { return jsonLimit{l.depth + 1, l.size} }
+
+func appendJSONValue(out []byte, typ byte, p []byte, l jsonLimit) ([]byte, error) {
+	if l.depth > maxJSONDepth || len(out) > l.size {
 		return nil, errJSON
 	}
 	need := func(n int) bool { return len(p) >= n }
 	switch typ {
 	case 0, 1, 2, 3:
-		return appendJSONContainer(out, typ, p, depth)
+		return appendJSONContainer(out, typ, p, l)
 	case 4:
 		if !need(1) {
 			return nil, errJSON
@@ -114,7 +122,7 @@ func jsonBytes(p []byte) ([]byte, error) {
 	return p[i+1 : i+1+int(n)], nil
 }
 
-func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, error) {
+func appendJSONContainer(out []byte, typ byte, p []byte, l jsonLimit) ([]byte, error) {
 	open, end := byte('['), byte(']')
 	if typ <= 1 {
 		open, end = '{', '}'
@@ -128,7 +136,7 @@ func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, err
 		if first = false; open == '{' {
 			out = append(appendJSONString(out, key), ": "...)
 		}
-		out, err = appendJSONValue(out, typ, body, depth+1)
+		out, err = appendJSONValue(out, typ, body, l.deeper())
 		return err
 	})
 	return append(out, end), err

@@ -162,11 +162,11 @@ func (n *jsonNode) expand() error {
 	})
 }
 
-func (n *jsonNode) append(out []byte, depth int) ([]byte, error) {
+func (n *jsonNode) append(out []byte, l jsonLimit) ([]byte, error) {
 	if !n.open {
-		return appendJSONValue(out, n.typ, n.data, depth)
+		return appendJSONValue(out, n.typ, n.data, l)
 	}
-	if depth > maxJSONDepth {
+	if l.depth > maxJSONDepth || len(out) > l.size {
 		return nil, errJSON
 	}
 	open, end := byte('['), byte(']')
@@ -182,7 +182,7 @@ func (n *jsonNode) append(out []byte, depth int) ([]byte, error) {
 			out = append(appendJSONString(out, n.keys[i]), ": "...)
 		}
 		var err error
-		if out, err = c.append(out, depth+1); err != nil {
+		if out, err = c.append(out, l.deeper()); err != nil {
 			return nil, err
 		}
 	}
@@ -261,6 +261,7 @@ func appendChangedJSON(out, doc, changes []byte) ([]byte, error) {
 	if len(doc) == 0 {
 		return nil, errJSON
 	}
+	limit := limitJSON(out, len(doc)+len(changes))
 	root := &jsonNode{typ: doc[0], data: doc[1:]}
 	for len(changes) > 0 {
 		op := changes[0]
@@ -291,7 +292,7 @@ func appendChangedJSON(out, doc, changes []byte) ([]byte, error) {
 		}
 		changes = rest
 	}
-	return root.append(out, 0)
+	return root.append(out, limit)
 }
 
 // jsonLeg is a step of a path: to a member of an object, or to a cell of an array, which may be counted from its end.

@@ -28,7 +28,7 @@ func (s *stream) tableMap(e *replication.BinlogEvent) error {
 	if s.parser == nil {
 		return fmt.Errorf("table map at %s before any format description", s.read)
 	}
-	full, err := s.parser.Parse(e.RawData)
+	full, err := parseWhole(s.parser, e.RawData)
 	if err != nil {
 		return fmt.Errorf("parse table map at %s: %w", s.read, err)
 	}

@@ -36,6 +36,8 @@ const (
 	keyConnectTimeout = "connect.timeout.ms"
 	keySSLMode        = "database.ssl.mode"
 	keySSLCA          = "database.ssl.ca"
+	keySSLCert        = "database.ssl.cert"
+	keySSLKey         = "database.ssl.key"
 	keyTombstones     = "tombstones.on.delete"
 	keySchemaChanges  = "include.schema.changes"
 	keySkipped        = "skipped.operations"
@@ -100,6 +102,8 @@ func ownKeys() []configdef.Key {
 		{Name: keyServerID, Type: configdef.Long, NoDefault: true, HasMin: true, Min: 1, HasMax: true, Max: 4294967295, Importance: configdef.Medium, Group: groupConnection, Doc: "Replica id that the connector shows to the server. No other replica may use it. Not given: a number made from the connector's name."},
 		{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity", "disable", "trust", "verify-ca", "verify-full"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well. disable, trust, verify-ca and verify-full are the MariaDB connector's words for disabled, required, verify_ca and verify_identity."},
 		{Name: keySSLCA, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the PEM certificates of the authorities to trust. Empty: the system's."},
+		{Name: keySSLCert, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the connector's own certificate, as PEM, for users that must show one (REQUIRE X509). Needs database.ssl.key."},
+		{Name: keySSLKey, Type: configdef.String, Default: "", Group: groupConnection, DependsOn: []string{keySSLCert}, Doc: "File with the private key of database.ssl.cert, as PEM."},
 		{Name: keyConnectTimeout, Type: configdef.Int, Default: "30000", HasMin: true, Min: 100, Importance: configdef.Low, Group: groupConnection, Doc: "Longest time to wait for a connection, in ms."},
 		{
 			Name: keyPrefix, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupEvents, Doc: "First part of the names of all topics, and the key of the stored offsets. It must not change once the connector has run.",
@@ -150,6 +154,9 @@ func checkTogether(v configdef.Values) []configdef.Problem {
 				Message: fmt.Sprintf("%s and %s exclude each other; give one of them.", pair[0], pair[1]),
 			})
 		}
+	}
+	if v.OK(keySSLCert) && v.OK(keySSLKey) && (v.String(keySSLCert) == "") != (v.String(keySSLKey) == "") {
+		out = append(out, configdef.Problem{Key: keySSLKey, Value: v.String(keySSLKey), Message: "database.ssl.cert and database.ssl.key need each other."})
 	}
 	if v.OK(keyOverrides) {
 		for _, name := range v.List(keyOverrides) {
@@ -213,6 +220,7 @@ type settings struct {
 	port                 int
 	serverID             uint32
 	sslMode, sslCA       string
+	sslCert, sslKey      string
 	plain                atomic.Bool // preferred found that the server has no TLS
 	connectTimeout       time.Duration
 	prefix               string
@@ -251,7 +259,7 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 	}
 	s := &settings{
 		name: connector, host: v.String(keyHost), port: int(v.Int(keyPort)), user: v.String(keyUser), password: v.String(keyPassword),
-		serverID: uint32(v.Int(keyServerID)), sslMode: v.String(keySSLMode), sslCA: v.String(keySSLCA),
+		serverID: uint32(v.Int(keyServerID)), sslMode: v.String(keySSLMode), sslCA: v.String(keySSLCA), sslCert: v.String(keySSLCert), sslKey: v.String(keySSLKey),
 		connectTimeout: v.Duration(keyConnectTimeout), prefix: v.String(keyPrefix),
 		snapshotMode: v.String(keySnapshotMode), threads: int(v.Int(keyThreads)), chunkRows: int(v.Int(keyChunkRows)),
 		heartbeat: v.Duration(keyHeartbeat), tombstones: v.Bool(keyTombstones), schemaChanges: v.Bool(keySchemaChanges),

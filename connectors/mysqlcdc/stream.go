@@ -98,11 +98,9 @@ func (s *stream) place(ctx context.Context) (p logPos, err error) {
 // restore sets the place to go on from.
 func (s *stream) restore(p *position) error {
 	s.read, s.sec = p.at, p.sec
-	if s.xas = maps.Clone(p.xa); s.xas == nil {
-		s.xas = map[string]logPos{}
-	}
-	s.reached = logPos{}
-	if p.serverUUID == s.server.uuid {
+	s.xas, s.reached = map[string]logPos{}, logPos{}
+	if p.serverUUID == s.server.uuid { // places mean nothing on another one
+		maps.Copy(s.xas, p.xa)
 		s.reached = p.at
 	}
 	s.inTxn, s.explicit, s.xa, s.delivered = false, false, false, false
@@ -129,7 +127,7 @@ func (s *stream) position() position {
 		p.event, p.row, p.txn = s.skipEvent, s.skipRow, s.skipTxn
 	}
 	s.snap.describe(&p)
-	p.filter, p.xa = s.set.filter.text, s.xas
+	p.filter, p.xa, p.rowEvent = s.set.filter.text, s.xas, s.server.rowEvent
 	return p
 }
 
@@ -566,7 +564,7 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 // format takes over how the events of a log are written.
 func (s *stream) format(e *replication.BinlogEvent) error {
 	s.parser = newParser(s.server.flavor)
-	if _, err := s.parser.Parse(e.RawData); err != nil {
+	if _, err := parseWhole(s.parser, e.RawData); err != nil {
 		return fmt.Errorf("parse format description: %w", err)
 	}
 	clear(s.maps)
