@@ -169,6 +169,7 @@ func await(ctx context.Context, t *testing.T, c fleet.Cluster, source string, n 
 
 // I5, I8: a value of 64 MB passes where the topic takes it, and where it doesn't the task stops and says so; what comes after it waits.
 func TestBigValue(t *testing.T) {
+	server := testkit.Instance(t, "mysql", "max_allowed_packet=256M")
 	for _, c := range []struct {
 		name  string
 		limit string // of the topic
@@ -181,7 +182,6 @@ func TestBigValue(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			const size = 64 << 20
-			server := testkit.Instance(t, "mysql", "max_allowed_packet=256M")
 			db, name := testkit.Database(t, server)
 			sqlAll(ctx, t, db, "CREATE TABLE orders (id INT PRIMARY KEY, v LONGTEXT CHARACTER SET latin1)")
 			broker, prefix := testkit.Kafka(t), testkit.UniqueName("value")
