@@ -125,9 +125,8 @@ func FuzzPayload(f *testing.F) {
 	})
 }
 
-// testParser knows the format of MySQL's events.
-func testParser(t testing.TB) *replication.BinlogParser {
-	t.Helper()
+// formatEvent describes the format of MySQL's events.
+func formatEvent() []byte {
 	body := append([]byte{4, 0}, make([]byte, 50)...)
 	copy(body[2:], "9.7.0")
 	body = append(body, 0, 0, 0, 0, headerSize)
@@ -136,8 +135,13 @@ func testParser(t testing.TB) *replication.BinlogParser {
 		lengths[i] = 8
 	}
 	body = append(append(body, lengths...), 0, 0, 0, 0, 0)
+	return rawEvent(replication.FORMAT_DESCRIPTION_EVENT, body)
+}
+
+func testParser(t testing.TB) *replication.BinlogParser {
+	t.Helper()
 	p := newParser("mysql")
-	if _, err := parseWhole(p, rawEvent(replication.FORMAT_DESCRIPTION_EVENT, body)); err != nil {
+	if _, err := parseWhole(p, formatEvent()); err != nil {
 		t.Fatal(err)
 	}
 	return p

@@ -1,9 +1,11 @@
 package mysqlcdc
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/go-mysql-org/go-mysql/mysql"
+	"github.com/go-mysql-org/go-mysql/replication"
 
 	"github.com/millrace/millrace/connectors/record"
 	"github.com/millrace/millrace/internal/testkit"
@@ -161,6 +163,52 @@ func TestParseTimestamp(t *testing.T) {
 	for _, in := range []string{"", "2026-02-28", "2026-13-01 00:00:00", "2026-01-01 00:00:00.", "2026-01-01T00:00:00", "2026-01-01 00:00:00.1234567", "2026-01-0x 00:00:00"} {
 		if got, err := parseTimestamp([]byte(in)); err == nil {
 			t.Errorf("%q is read as %d", in, got)
+		}
+	}
+}
+
+// TestEventsThatStop: what could hide changes is an error; what the server itself says may be passed over is passed over.
+func TestEventsThatStop(t *testing.T) {
+	event := func(typ replication.EventType, flags uint16) *replication.BinlogEvent {
+		return &replication.BinlogEvent{Header: &replication.EventHeader{EventType: typ, Flags: flags}, Event: &replication.GenericEvent{}, RawData: make([]byte, headerSize)}
+	}
+	for _, c := range []struct {
+		event *replication.BinlogEvent
+		words string
+	}{
+		{event(replication.INCIDENT_EVENT, 0), "incident"},
+		{event(200, 0), "could lose changes"},
+		{event(200, replication.LOG_EVENT_IGNORABLE_F), ""},
+		{event(replication.STOP_EVENT, 0), ""},
+		{event(replication.WRITE_ROWS_EVENTv0, 0), "could lose changes"},
+		{&replication.BinlogEvent{Header: &replication.EventHeader{}, Event: &replication.ExecuteLoadQueryEvent{}}, "LOAD DATA was logged as a statement"},
+	} {
+		s := &stream{read: logPos{"binlog.000001", 4}, gtids: nil}
+		err := s.event1(t.Context(), c.event, false)
+		if (err != nil) != (c.words != "") || err != nil && !strings.Contains(err.Error(), c.words) {
+			t.Errorf("%v: %v, want %q", c.event.Header.EventType, err, c.words)
+		}
+	}
+	// A server that has crashed in the middle of a transaction begins a new log: what was delivered can't be taken back.
+	restart := &replication.BinlogEvent{
+		Header: &replication.EventHeader{EventType: replication.FORMAT_DESCRIPTION_EVENT}, RawData: formatEvent(), Event: &replication.FormatDescriptionEvent{CreateTimestamp: 1},
+	}
+	for _, delivered := range []bool{false, true} {
+		s := &stream{inTxn: true, delivered: delivered, server: &serverInfo{flavor: mysql.MySQLFlavor}}
+		if err := s.event1(t.Context(), restart, false); (err != nil) != delivered || s.inTxn != delivered {
+			t.Errorf("delivered %v: %v, in a transaction %v", delivered, err, s.inTxn)
+		}
+	}
+}
+
+func TestWide(t *testing.T) {
+	for _, c := range []struct {
+		near uint64
+		low  uint32
+		want uint64
+	}{{100, 200, 200}, {1<<32 - 10, 20, 1<<32 + 20}, {1<<32 + 20, 30, 1<<32 + 30}, {5 << 32, 7, 5<<32 + 7}, {1<<32 - 10, 1<<32 - 5, 1<<32 - 5}} {
+		if got := wide(c.near, c.low); got != c.want {
+			t.Errorf("wide(%d, %d) is %d, want %d", c.near, c.low, got, c.want)
 		}
 	}
 }
