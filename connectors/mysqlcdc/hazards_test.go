@@ -19,6 +19,9 @@ func TestXA(t *testing.T) {
 		other := session(t, db)
 		run("USE "+name, "CREATE TABLE a (id INT PRIMARY KEY, v VARCHAR(20))")
 		other("USE " + name)
+		if srv.Kind == "mysql" {
+			other("SET SESSION binlog_transaction_compression=ON")
+		}
 		cfg := config(srv, name, "snapshot.mode", "no_data", "max.batch.size", "2")
 		task := open(t, cfg, nil)
 		xid := func(s string) string { return "'" + name + s + "'" }

@@ -71,7 +71,9 @@ func (s *stream) replay(ctx context.Context, from logPos) error {
 	}()
 	s.maps, s.unpack, s.xa, s.read = map[uint64]*shape{}, payload{}, false, from
 	s.log.Debug("an XA transaction has committed; its rows are read from the log again", slog.String("from", from.String()))
+	over := false
 	one := func(e *replication.BinlogEvent) error {
+		over = over || e.Header.EventType == replication.XA_PREPARE_LOG_EVENT
 		switch e.Event {
 		case opaqueTableMap:
 			return s.tableMap(e)
@@ -88,17 +90,14 @@ func (s *stream) replay(ctx context.Context, from logPos) error {
 		switch e.Event.(type) {
 		case *replication.FormatDescriptionEvent:
 			err = s.format(e)
-		case *replication.TransactionPayloadEvent: // it holds the end of the group too, or is followed by it
+		case *replication.TransactionPayloadEvent: // it holds the end of the group too
 			err = s.unpack.each(s.parser, e, one)
 		case *replication.XIDEvent:
 			return errors.New("the place where an XA transaction was prepared holds another one; the log has changed")
 		default:
-			if e.Header.EventType == replication.XA_PREPARE_LOG_EVENT {
-				return nil
-			}
 			err = one(e)
 		}
-		if err != nil {
+		if err != nil || over {
 			return err
 		}
 	}
