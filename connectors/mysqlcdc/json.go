@@ -84,7 +84,11 @@ func appendJSONValue(out []byte, typ byte, p []byte, l jsonLimit) ([]byte, error
 		if !need(8) {
 			return nil, errJSON
 		}
-		return appendJSONDouble(out, math.Float64frombits(binary.LittleEndian.Uint64(p))), nil
+		f := math.Float64frombits(binary.LittleEndian.Uint64(p))
+		if math.IsNaN(f) || math.IsInf(f, 0) { // JSON has neither
+			return nil, errJSON
+		}
+		return appendJSONDouble(out, f), nil
 	case 12:
 		s, err := jsonBytes(p)
 		if err != nil {
@@ -232,7 +236,7 @@ func appendJSONDouble(out []byte, f float64) []byte {
 		i--
 	}
 	exp, _ := strconv.Atoi(string(e[i+1:]))
-	if exp < -5 || exp >= 15 && exp >= jsonPlainLimit(e[:i]) {
+	if exp < -5 || exp >= 15 {
 		out = append(out, e[:i]...)
 		out = append(out, 'e')
 		return strconv.AppendInt(out, int64(exp), 10)
@@ -244,8 +248,6 @@ func appendJSONDouble(out []byte, f float64) []byte {
 	}
 	return append(out, ".0"...)
 }
-
-func jsonPlainLimit([]byte) int { return 15 }
 
 func appendJSONOpaque(out []byte, typ byte, s []byte) ([]byte, error) {
 	switch typ {
