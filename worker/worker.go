@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/internal/clusterclient"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/tlsfile"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker/runner"
 )
@@ -27,6 +28,8 @@ type Options struct {
 	BootID string
 	// Coordinators are cluster addresses to begin with.
 	Coordinators []string
+	// TLS, if set, secures the traffic with them.
+	TLS *tlsfile.Source
 	// Kafka's brokers may be empty: then the cluster's are used, which the leader tells.
 	Kafka kafka.Config
 	// OffsetsTopic for source offsets; empty: kafka.OffsetsTopic.
@@ -91,7 +94,7 @@ func New(o Options) (*Worker, error) {
 		o.OffsetsTopic = kafka.OffsetsTopic
 	}
 	return &Worker{
-		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
+		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.TLS), lease: &runner.Lease{}, status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
 		signals: map[unitKey]*runner.Signals{},
 	}, nil
