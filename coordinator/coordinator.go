@@ -97,7 +97,8 @@ type Coordinator struct {
 	// cluster.
 	entered, listed, peersSeen bool
 
-	wake chan struct{} // to the reconcile loop, capacity 1
+	wake   chan struct{} // to the reconcile loop, capacity 1
+	rounds rounds
 
 	mu       sync.Mutex // guards: watchers
 	watchers map[chan struct{}]struct{}
@@ -240,7 +241,7 @@ func (c *Coordinator) lead(ctx context.Context) error {
 					}
 					return
 				}
-				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Logger: c.opts.Logger.With("component", "reconcile")}
+				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Observe: c.rounds.observe, Logger: c.opts.Logger.With("component", "reconcile")}
 				c.loop.Store(l)
 				_ = l.Run(run)
 			})

@@ -43,11 +43,12 @@ type Options struct {
 
 // Worker is one worker.
 type Worker struct {
-	opts   Options
-	born   time.Time
-	client *clusterclient.Client
-	lease  *runner.Lease
-	status *statuses
+	opts    Options
+	born    time.Time
+	client  *clusterclient.Client
+	lease   *runner.Lease
+	status  *statuses
+	watched watched
 
 	assignments chan assigned  // newest only
 	lost        chan time.Time // when the lease ran out
@@ -170,6 +171,7 @@ func (w *Worker) watchLease(ctx context.Context) {
 			w.opts.Logger.Warn("lease ran out: stopping all tasks", "held", len(w.holding()))
 			at := time.Now()
 			w.lapsed.Store(&at)
+			w.watched.lost.Add(1)
 			select {
 			case <-w.lost:
 			default:
@@ -336,7 +338,16 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 	}
 	u := &runner.Unit{
 		Connector: k.connector, Task: k.task, Epoch: a.Epoch, Gate: &runner.Gate{}, Progress: runner.NewProgress(), Logger: log,
-		Report: w.status.set,
+	}
+	u.Report = func(s *clusterv1.UnitStatus) {
+		switch s.State {
+		case clusterv1.State_STATE_FAILED:
+			u.Progress.Failed(s.RetryAtUnixMs > 0)
+		case clusterv1.State_STATE_RESTARTING:
+			u.Progress.Starting()
+		default:
+		}
+		w.status.set(s)
 	}
 	u.Gate.Set(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
 	u.Progress.TopicsSince(a.TopicsSince)

@@ -28,6 +28,7 @@ import (
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/obs"
 	"github.com/millrace/millrace/internal/tlsfile"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
@@ -54,7 +55,11 @@ type Options struct {
 	// TLS, if set, makes REST https, here and on the nodes that requests are passed on to. ClientAuth says what clients must show.
 	TLS        *tlsfile.Source
 	ClientAuth tls.ClientAuthType
-	Logger     *slog.Logger
+	// Ready says whether orchestrators should send work here, and if not, why.
+	Ready func() (why string, ok bool)
+	// Metrics are shown at /metrics, and get those of REST.
+	Metrics *obs.Registry
+	Logger  *slog.Logger
 }
 
 // Limits of a request (I8).
@@ -116,7 +121,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Handler returns the routes.
 func (s *Server) Handler() http.Handler {
 	routes := s.routes()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.measured(routes, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil {
 				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -136,7 +141,7 @@ func (s *Server) Handler() http.Handler {
 			return
 		}
 		fail(w, http.StatusNotFound, "HTTP 404 Not Found")
-	})
+	}))
 }
 
 // serve answers a request for a path that has these routes.
@@ -165,6 +170,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 	}
 	if !accepts(r, found.media) {
 		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
+		return
+	}
+	if found.raw != nil {
+		found.raw.ServeHTTP(w, r)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(found.maxBody, maxBody))

@@ -34,6 +34,7 @@ import (
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/kafka/embedded"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/obs"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker"
 )
@@ -90,7 +91,12 @@ type node struct {
 
 	listener net.Listener
 	coord    *coordinator.Coordinator
+	herder   *herder.Herder
 	worker   atomic.Pointer[worker.Worker]
+	embedded *embedded.Broker
+	metrics  *obs.Registry
+	// draining: the node was told to end.
+	draining atomic.Bool
 	// kafkaID is the brokers' own id, once known.
 	kafkaID atomic.Pointer[string]
 }
@@ -100,7 +106,7 @@ type node struct {
 const collectAt = 50
 
 func runNode(ctx context.Context, v configdef.Values) error {
-	n := &node{v: v}
+	n := &node{v: v, metrics: obs.NewRegistry()}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(collectAt)
 	}
@@ -131,22 +137,22 @@ func runNode(ctx context.Context, v configdef.Values) error {
 		}
 		defer profile.Close()
 	}
-	broker, err := n.broker(isCoordinator)
-	if err != nil {
+	if n.embedded, err = n.broker(isCoordinator); err != nil {
 		return errors.Join(taken(err), n.listener.Close())
 	}
-	if broker != nil {
-		defer broker.Close()
+	if n.embedded != nil {
+		defer n.embedded.Close()
 	}
-	var h *herder.Herder
 	if isCoordinator {
-		if err := n.newCoordinator(isWorker, broker != nil); err != nil {
+		if err := n.newCoordinator(isWorker, n.embedded != nil); err != nil {
 			return errors.Join(err, n.listener.Close())
 		}
-		h = herder.New(n.coord, herder.Kafka{Config: n.kafka, OffsetsTopic: v.String(config.NodeOffsetsTopic)})
+		n.herder = herder.New(n.coord, herder.Kafka{Config: n.kafka, OffsetsTopic: v.String(config.NodeOffsetsTopic)})
 	}
+	n.metrics.Add(n.collect)
+	context.AfterFunc(ctx, func() { n.draining.Store(true) })
 	server := rest.New(n.listener, rest.Options{
-		Version: Version, Commit: Commit, Herder: h, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID,
+		Version: Version, Commit: Commit, Herder: n.herder, Ready: n.ready, Metrics: n.metrics, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID,
 		TLS: n.tls.rest, ClientAuth: clientAuth(v), Logger: n.log.With("component", "rest"),
 		Levels: n.levels, Nodes: n.others,
 	})

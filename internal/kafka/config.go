@@ -123,6 +123,15 @@ type Fetched struct {
 	TimestampMS int64
 }
 
+// Size is the bytes of the messages' keys and values.
+func Size(msgs []Fetched) int {
+	n := 0
+	for i := range msgs {
+		n += len(msgs[i].Key) + len(msgs[i].Value)
+	}
+	return n
+}
+
 // classify turns what sarama and the net say into this package's errors, keeping the cause.
 func classify(err error) error {
 	if err == nil {
