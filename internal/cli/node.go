@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // certificate authorities where the system has none, as in an image FROM scratch
 	"golang.org/x/sync/errgroup"
 
 	_ "github.com/millrace/millrace/connectors/all" // the connectors built in
