@@ -178,7 +178,13 @@ func TestReadiness(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "leader") {
 		t.Errorf("millrace health without a leader: %v %s", err, out)
 	}
-	// A worker that ends tells the leader, who is silent: for these seconds the node is up and takes nothing more.
+	testkit.Eventually(t, 20*time.Second, "node2's lease runs out", func() error {
+		if left, ok := value(metricsOf(t, f.Nodes[1].REST), "millrace_worker_lease_seconds"); !ok || left > 0 {
+			return fmt.Errorf("%v (there: %t)", left, ok)
+		}
+		return nil
+	})
+	// A worker that ends wants to tell the leader, who does not answer: for these seconds the node is up and takes nothing more.
 	if err := f.Nodes[1].Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,15 +92,14 @@ func (f Files) read() (*material, error) {
 
 // stamp changes when a file does. Names are followed: Kubernetes replaces a link.
 func (f Files) stamp() string {
-	out := ""
+	var b strings.Builder
 	for _, name := range []string{f.Cert, f.Key, f.CA} {
 		if st, err := os.Stat(name); err == nil {
-			out += fmt.Sprintf("%d %d|", st.ModTime().UnixNano(), st.Size())
-		} else {
-			out += "|"
+			fmt.Fprintf(&b, "%d %d", st.ModTime().UnixNano(), st.Size())
 		}
+		b.WriteByte('|')
 	}
-	return out
+	return b.String()
 }
 
 func (s *Source) current() *material {

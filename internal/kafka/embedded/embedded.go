@@ -82,11 +82,10 @@ func (b *Broker) Addr() string { return b.addr }
 func (b *Broker) DataBytes() int64 {
 	var sum int64
 	_ = filepath.WalkDir(b.dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return nil // a file that went meanwhile
-		}
-		if i, err := d.Info(); err == nil {
-			sum += i.Size()
+		if err == nil && !d.IsDir() {
+			if i, err := d.Info(); err == nil { // else it went meanwhile
+				sum += i.Size()
+			}
 		}
 		return nil
 	})
