@@ -18,6 +18,7 @@ const (
 	dashboard  = "../../deploy/grafana/millrace.json"
 	alerts     = "../../deploy/prometheus/alerts.yml"
 	prometheus = "../../deploy/prometheus/prometheus.yml"
+	alertTests = "../../deploy/prometheus/alerts_test.yml"
 )
 
 // A metric that was renamed must not leave a panel empty or an alert silent.
@@ -78,7 +79,7 @@ func TestPromtool(t *testing.T) {
 	if err != nil {
 		t.Skip("SKIP: no promtool (Debian: apt-get install prometheus)")
 	}
-	for _, args := range [][]string{{"check", "rules", alerts}, {"check", "config", prometheus}} {
+	for _, args := range [][]string{{"check", "rules", alerts}, {"check", "config", prometheus}, {"test", "rules", alertTests}} {
 		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %v: %v\n%s", args, err, out)
 		}
