@@ -12,9 +12,10 @@ var metricRequests = obs.Histogram("millrace_rest_request_duration_seconds",
 	"Time to answer a REST request, by its route, method and status. Requests that were passed on to the leader count on both nodes.",
 	[]float64{.001, .005, .025, .1, .5, 2.5, 10, 60}, "route", "method", "code")
 
+func metrics(s *Server, w http.ResponseWriter, r *http.Request) { s.scrape.ServeHTTP(w, r) }
+
 // measured counts what next answers. The route of a path that is none of ours is "other", and so is a method: nobody can make series at will.
 func (s *Server) measured(routes []route, next http.Handler) http.Handler {
-	observe := s.opts.Metrics.Histogram(metricRequests)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, seen := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(seen, r)
@@ -28,7 +29,7 @@ func (s *Server) measured(routes []route, next http.Handler) http.Handler {
 		case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
 			method = r.Method
 		}
-		observe(time.Since(began).Seconds(), name, method, strconv.Itoa(seen.status))
+		s.observe(time.Since(began).Seconds(), name, method, strconv.Itoa(seen.status))
 	})
 }
 

@@ -76,11 +76,15 @@ type Server struct {
 	// scheme is that of all nodes; toNodes carries requests to them.
 	scheme  string
 	toNodes http.RoundTripper
+	// scrape answers with the node's metrics.
+	scrape http.Handler
+	// observe counts a request.
+	observe obs.Observe
 }
 
 // New makes a server on a port that listens already; requests wait until Run.
 func New(l net.Listener, o Options) *Server {
-	s := &Server{opts: o, l: l, scheme: "http", toNodes: http.DefaultTransport}
+	s := &Server{opts: o, l: l, scheme: "http", toNodes: http.DefaultTransport, scrape: o.Metrics.Handler(o.Logger), observe: o.Metrics.Histogram(metricRequests)}
 	s.http = &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 120 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
@@ -173,7 +177,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 		return
 	}
 	if found.raw != nil {
-		found.raw.ServeHTTP(w, r)
+		found.raw(s, w, r)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(found.maxBody, maxBody))

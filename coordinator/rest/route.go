@@ -19,7 +19,7 @@ type route struct {
 	// local routes are answered by the node that is asked, the others by the leader.
 	local bool
 	// raw, if set, answers instead of handle, in a form of its own.
-	raw http.Handler
+	raw func(s *Server, w http.ResponseWriter, r *http.Request)
 
 	about string
 	query []param

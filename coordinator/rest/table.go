@@ -81,7 +81,7 @@ func (s *Server) routes() []route {
 			method: get, path: api.Prefix + "/ready", handle: ready, local: true, about: "Whether this node does its part in the cluster; if not, why.",
 			out: map[int]any{http.StatusOK: api.Health{}, http.StatusServiceUnavailable: api.Health{}},
 		},
-		{method: get, path: "/metrics", raw: s.opts.Metrics.Handler(s.opts.Logger), local: true, about: "This node's metrics in Prometheus' text form.", media: "text/plain", out: ok("")},
+		{method: get, path: "/metrics", raw: metrics, local: true, about: "This node's metrics in Prometheus' text form.", media: "text/plain", out: ok("")},
 		{method: get, path: "/openapi.json", handle: s.openAPI, local: true, about: "This description.", out: ok(map[string]any{})},
 		{method: get, path: "/docs", handle: s.docs, local: true, about: "This description as a page.", media: "text/html", out: ok("")},
 	}
