@@ -22,6 +22,7 @@ import (
 	"github.com/millrace/millrace/coordinator/session"
 	"github.com/millrace/millrace/coordinator/state"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/tlsfile"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
@@ -37,6 +38,8 @@ type Options struct {
 	DataDir string
 	// ListenAddr is the cluster's port; AdvertiseAddr what others dial, empty: the listener's own.
 	ListenAddr, AdvertiseAddr string
+	// TLS, if set, secures the traffic between nodes.
+	TLS *tlsfile.Source
 	// RESTAddr is where this node answers REST, as others reach it: host:port.
 	RESTAddr string
 	Labels   map[string]string
@@ -94,7 +97,8 @@ type Coordinator struct {
 	// cluster.
 	entered, listed, peersSeen bool
 
-	wake chan struct{} // to the reconcile loop, capacity 1
+	wake   chan struct{} // to the reconcile loop, capacity 1
+	rounds rounds
 
 	mu       sync.Mutex // guards: watchers
 	watchers map[chan struct{}]struct{}
@@ -156,7 +160,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if _, err := os.Stat(c.removedMark()); err == nil {
 		return fault.New(fault.Conflict, "%v", ErrRemoved)
 	}
-	mux, err := raftnode.Listen(c.opts.ListenAddr, c.opts.AdvertiseAddr)
+	mux, err := raftnode.Listen(raftnode.Port{Addr: c.opts.ListenAddr, Advertise: c.opts.AdvertiseAddr, TLS: c.opts.TLS, Logger: c.opts.Logger})
 	if err != nil {
 		return err
 	}
@@ -237,7 +241,7 @@ func (c *Coordinator) lead(ctx context.Context) error {
 					}
 					return
 				}
-				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Logger: c.opts.Logger.With("component", "reconcile")}
+				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Observe: c.rounds.observe, Logger: c.opts.Logger.With("component", "reconcile")}
 				c.loop.Store(l)
 				_ = l.Run(run)
 			})

@@ -59,7 +59,7 @@ func (c *Coordinator) open() {
 func (c *Coordinator) register(ctx context.Context) error {
 	changed, stop := c.watch()
 	defer stop()
-	client := clusterclient.New(c.opts.Join)
+	client := clusterclient.New(c.opts.Join, c.opts.TLS)
 	defer client.Close()
 	var last string
 	began := time.Now()

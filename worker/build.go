@@ -54,7 +54,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 		}
 		d.Kafka.ClientID = fmt.Sprintf("millrace-%s-%d", k.connector, k.task)
 		d.Settings = settings(p, v, d)
-		d.Settings.Retry.Note = noteRetries(live, config.NewRedactor(raw), d.Logger)
+		d.Settings.Retry.Note = noteRetries(live, d.Progress, config.NewRedactor(raw), d.Logger)
 		if t := sourceOffsetsTopic(p, v); t != "" {
 			d.OffsetsTopic = t
 		}
@@ -88,13 +88,14 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 	}
 }
 
-// noteRetries shows in status why a task tries something again in place, and logs it once.
-func noteRetries(live *runner.Live, redact config.Redactor, log *slog.Logger) func(error) {
+// noteRetries shows in status why a task tries something again in place, counts that, and logs it once.
+func noteRetries(live *runner.Live, progress *runner.Progress, redact config.Redactor, log *slog.Logger) func(error) {
 	return func(why error) {
 		if why == nil {
 			live.Retrying("")
 			return
 		}
+		progress.Retried()
 		why = redact.Error(why)
 		if live.Retrying(why.Error()) {
 			log.Warn("trying again in place (errors.retry.timeout)", "err", why)
@@ -117,7 +118,7 @@ func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Se
 		Dead: deadletter.Policy{
 			TolerateAll: v.String(config.ErrorsTolerance) == "all", Log: v.Bool(config.ErrorsLogEnable), Messages: v.Bool(config.ErrorsLogMessages),
 			Topic: v.String(config.DeadTopic), Context: v.Bool(config.DeadContext),
-			Connector: d.Connector, Class: p.Class, Task: d.Task, Logger: d.Logger,
+			Connector: d.Connector, Class: p.Class, Task: d.Task, Logger: d.Logger, Counter: d.Progress,
 		},
 	}
 	if p.Kind == connectors.KindSource {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/internal/clusterclient"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/tlsfile"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker/runner"
 )
@@ -27,6 +28,8 @@ type Options struct {
 	BootID string
 	// Coordinators are cluster addresses to begin with.
 	Coordinators []string
+	// TLS, if set, secures the traffic with them.
+	TLS *tlsfile.Source
 	// Kafka's brokers may be empty: then the cluster's are used, which the leader tells.
 	Kafka kafka.Config
 	// OffsetsTopic for source offsets; empty: kafka.OffsetsTopic.
@@ -40,11 +43,12 @@ type Options struct {
 
 // Worker is one worker.
 type Worker struct {
-	opts   Options
-	born   time.Time
-	client *clusterclient.Client
-	lease  *runner.Lease
-	status *statuses
+	opts    Options
+	born    time.Time
+	client  *clusterclient.Client
+	lease   *runner.Lease
+	status  *statuses
+	watched watched
 
 	assignments chan assigned  // newest only
 	lost        chan time.Time // when the lease ran out
@@ -91,7 +95,7 @@ func New(o Options) (*Worker, error) {
 		o.OffsetsTopic = kafka.OffsetsTopic
 	}
 	return &Worker{
-		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators), lease: &runner.Lease{}, status: newStatuses(),
+		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.TLS), lease: &runner.Lease{}, status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
 		signals: map[unitKey]*runner.Signals{},
 	}, nil
@@ -167,6 +171,7 @@ func (w *Worker) watchLease(ctx context.Context) {
 			w.opts.Logger.Warn("lease ran out: stopping all tasks", "held", len(w.holding()))
 			at := time.Now()
 			w.lapsed.Store(&at)
+			w.watched.lost.Add(1)
 			select {
 			case <-w.lost:
 			default:
@@ -333,7 +338,16 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 	}
 	u := &runner.Unit{
 		Connector: k.connector, Task: k.task, Epoch: a.Epoch, Gate: &runner.Gate{}, Progress: runner.NewProgress(), Logger: log,
-		Report: w.status.set,
+	}
+	u.Report = func(s *clusterv1.UnitStatus) {
+		switch s.State {
+		case clusterv1.State_STATE_FAILED:
+			u.Progress.Failed(s.RetryAtUnixMs > 0)
+		case clusterv1.State_STATE_RESTARTING:
+			u.Progress.Starting()
+		default:
+		}
+		w.status.set(s)
 	}
 	u.Gate.Set(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
 	u.Progress.TopicsSince(a.TopicsSince)

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/internal/tlsfile"
 )
 
 // raftMagic is the first byte of a connection that carries Raft; gRPC's begin with "PRI".
@@ -18,6 +21,7 @@ const raftMagic = 0x01
 
 // Mux shares one listener between Raft and gRPC, told apart by a connection's first byte.
 type Mux struct {
+	port      Port
 	l         net.Listener
 	advertise net.Addr
 	raft      *half
@@ -25,18 +29,28 @@ type Mux struct {
 	closed    chan struct{}
 	once      sync.Once
 	open      atomic.Bool
+	refusals  refusals
 }
 
-// Listen opens the cluster's port. advertise is what others dial; empty means the listener's own address.
-func Listen(addr, advertise string) (*Mux, error) {
-	l, err := net.Listen("tcp", addr)
+// Port says how the cluster's port is opened.
+type Port struct {
+	// Addr is listened on; Advertise is what others dial, empty: the listener's own address.
+	Addr, Advertise string
+	// TLS, if set, is for all connections, in both directions; both sides show certificates.
+	TLS    *tlsfile.Source
+	Logger *slog.Logger
+}
+
+// Listen opens the cluster's port.
+func Listen(p Port) (*Mux, error) {
+	l, err := net.Listen("tcp", p.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s (--cluster): %w", addr, err)
+		return nil, fmt.Errorf("listen on %s (--cluster): %w", p.Addr, err)
 	}
-	if advertise == "" {
-		advertise = l.Addr().String()
+	if p.Advertise == "" {
+		p.Advertise = l.Addr().String()
 	}
-	m := &Mux{l: l, advertise: address(advertise), closed: make(chan struct{})}
+	m := &Mux{port: p, l: l, advertise: address(p.Advertise), closed: make(chan struct{})}
 	m.raft, m.grpc = m.half(), m.half()
 	return m, nil
 }
@@ -76,10 +90,19 @@ func (m *Mux) Serve() error {
 
 func (m *Mux) route(c net.Conn) {
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c, err := m.secure(c)
+	if err != nil {
+		m.refuse(c, err)
+		return
+	}
 	r := bufio.NewReader(c)
 	first, err := r.Peek(1)
 	if err != nil {
 		_ = c.Close()
+		return
+	}
+	if m.port.TLS == nil && first[0] == tlsHello {
+		m.refuse(c, errNotTLS)
 		return
 	}
 	_ = c.SetReadDeadline(time.Time{})
@@ -154,8 +177,11 @@ func (h *half) Addr() net.Addr { return h.m.advertise }
 func (h *half) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "tcp", string(addr))
+	dial := (&net.Dialer{}).DialContext
+	if s := h.m.port.TLS; s != nil {
+		dial = s.DialContext
+	}
+	c, err := dial(ctx, "tcp", string(addr))
 	if err != nil {
 		return nil, err
 	}

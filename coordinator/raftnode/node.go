@@ -73,6 +73,7 @@ type Node struct {
 	raft   *raft.Raft
 	store  *raftboltdb.BoltStore
 	trans  *raft.NetworkTransport
+	snaps  raft.SnapshotStore
 	leader chan bool
 	fresh  bool
 	peers  *peers
@@ -102,6 +103,7 @@ func New(o Options) (*Node, error) {
 		_ = store.Close()
 		return nil, fmt.Errorf("raft snapshots: %w", err)
 	}
+	n.snaps = snaps
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: o.Mux.Raft(), MaxPool: 3, Timeout: 5 * time.Second, Logger: hlog})
 	has, err := raft.HasExistingState(store, store, snaps)
 	if err != nil {

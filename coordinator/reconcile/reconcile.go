@@ -34,7 +34,9 @@ type Loop struct {
 	Wake     <-chan struct{}
 	// MovesMax bounds how many units are on their way from one live worker to another at a time. Default 8.
 	MovesMax int
-	Logger   *slog.Logger
+	// Observe, if set, is told of each round.
+	Observe func(took time.Duration, changed bool, err error)
+	Logger  *slog.Logger
 
 	repairs repairs
 	moves   moves
@@ -61,7 +63,11 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer tick.Stop()
 	var last string
 	for {
+		began := time.Now()
 		busy, err := l.Step(ctx)
+		if l.Observe != nil && ctx.Err() == nil {
+			l.Observe(time.Since(began), busy, err)
+		}
 		switch {
 		case errors.Is(err, raftnode.ErrNotLeader), errors.Is(err, raftnode.ErrUnknownOutcome), ctx.Err() != nil:
 			return nil

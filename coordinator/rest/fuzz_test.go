@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/coordinator/rest"
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/obs"
 )
 
 func init() {
@@ -61,7 +62,7 @@ func handler(f testing.TB) http.Handler {
 	return rest.New(l, rest.Options{
 		Herder: herder.New(c, herder.Kafka{Config: kafka.Config{Brokers: []string{"127.0.0.1:1"}}, OffsetsTopic: "offsets"}),
 		Leader: func(context.Context) (string, bool) { return "127.0.0.1:1", true }, KafkaClusterID: func() string { return "" },
-		Nodes: func(context.Context) ([]string, error) { return nil, nil }, Levels: loglevel.New(slog.LevelInfo), Logger: log,
+		Nodes: func(context.Context) ([]string, error) { return nil, nil }, Levels: loglevel.New(slog.LevelInfo), Logger: log, Metrics: obs.NewRegistry(), Ready: func() (string, bool) { return "", true },
 	}).Handler()
 }
 

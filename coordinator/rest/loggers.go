@@ -77,7 +77,7 @@ func (s *Server) setEverywhere(ctx context.Context, name string, level slog.Leve
 	var g errgroup.Group
 	for _, addr := range nodes {
 		g.Go(func() error {
-			if err := tell(ctx, "http://"+addr+"/admin/loggers/"+url.PathEscape(name), b); err != nil {
+			if err := s.tell(ctx, s.scheme+"://"+addr+"/admin/loggers/"+url.PathEscape(name), b); err != nil {
 				s.opts.Logger.Warn("log level of another node", "rest", addr, "err", err)
 			}
 			return nil
@@ -86,13 +86,13 @@ func (s *Server) setEverywhere(ctx context.Context, name string, level slog.Leve
 	return g.Wait()
 }
 
-func tell(ctx context.Context, url string, body []byte) error {
+func (s *Server) tell(ctx context.Context, url string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", jsonMedia)
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := (&http.Client{Transport: s.toNodes}).Do(req)
 	if err != nil {
 		return err
 	}

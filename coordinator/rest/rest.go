@@ -7,6 +7,7 @@ package rest
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,8 @@ import (
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/obs"
+	"github.com/millrace/millrace/internal/tlsfile"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
 
@@ -49,7 +52,14 @@ type Options struct {
 	Nodes func(ctx context.Context) ([]string, error)
 	// KafkaClusterID is the brokers' own id, as far as it is known.
 	KafkaClusterID func() string
-	Logger         *slog.Logger
+	// TLS, if set, makes REST https, here and on the nodes that requests are passed on to. ClientAuth says what clients must show.
+	TLS        *tlsfile.Source
+	ClientAuth tls.ClientAuthType
+	// Ready says whether orchestrators should send work here, and if not, why.
+	Ready func() (why string, ok bool)
+	// Metrics are shown at /metrics, and get those of REST.
+	Metrics *obs.Registry
+	Logger  *slog.Logger
 }
 
 // Limits of a request (I8).
@@ -63,14 +73,25 @@ type Server struct {
 	opts Options
 	l    net.Listener
 	http *http.Server
+	// scheme is that of all nodes; toNodes carries requests to them.
+	scheme  string
+	toNodes http.RoundTripper
+	// scrape answers with the node's metrics.
+	scrape http.Handler
+	// observe counts a request.
+	observe obs.Observe
 }
 
 // New makes a server on a port that listens already; requests wait until Run.
 func New(l net.Listener, o Options) *Server {
-	s := &Server{opts: o, l: l}
+	s := &Server{opts: o, l: l, scheme: "http", toNodes: http.DefaultTransport, scrape: o.Metrics.Handler(o.Logger), observe: o.Metrics.Histogram(metricRequests)}
 	s.http = &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 120 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+	}
+	if o.TLS != nil {
+		s.scheme, s.http.TLSConfig = "https", o.TLS.Server(o.ClientAuth, "h2", "http/1.1")
+		s.toNodes = &http.Transport{DialTLSContext: o.TLS.DialContext, IdleConnTimeout: 90 * time.Second}
 	}
 	return s
 }
@@ -78,7 +99,13 @@ func New(l net.Listener, o Options) *Server {
 // Run serves until ctx ends; requests on their way get a few seconds to finish.
 func (s *Server) Run(ctx context.Context) error {
 	done := make(chan error, 1)
-	go func() { done <- s.http.Serve(s.l) }()
+	go func() {
+		if s.opts.TLS != nil {
+			done <- s.http.ServeTLS(s.l, "", "")
+			return
+		}
+		done <- s.http.Serve(s.l)
+	}()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve REST: %w", err)
@@ -98,7 +125,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Handler returns the routes.
 func (s *Server) Handler() http.Handler {
 	routes := s.routes()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.measured(routes, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil {
 				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -118,7 +145,7 @@ func (s *Server) Handler() http.Handler {
 			return
 		}
 		fail(w, http.StatusNotFound, "HTTP 404 Not Found")
-	})
+	}))
 }
 
 // serve answers a request for a path that has these routes.
@@ -149,6 +176,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
 		return
 	}
+	if found.raw != nil {
+		found.raw(s, w, r)
+		return
+	}
 	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(found.maxBody, maxBody))
 	if !found.local && !s.onLeader(w, r) {
 		return
@@ -162,7 +193,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 		s.failed(w, r, err)
 	default:
 		if i, ok := body.(*api.ConnectorInfo); ok && status == http.StatusCreated {
-			w.Header().Set("Location", "http://"+r.Host+"/connectors/"+url.PathEscape(i.Name))
+			w.Header().Set("Location", s.scheme+"://"+r.Host+"/connectors/"+url.PathEscape(i.Name))
 		}
 		write(w, status, body)
 	}
@@ -230,10 +261,11 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, leader string) 
 	host := r.Host
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
-			p.Out.URL.Scheme, p.Out.URL.Host = "http", leader
+			p.Out.URL.Scheme, p.Out.URL.Host = s.scheme, leader
 			p.Out.URL.RawQuery = q.Encode()
 			p.Out.Host = host // so that Location names the node that was asked
 		},
+		Transport: s.toNodes,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 				s.failed(w, r, err)

@@ -18,6 +18,8 @@ type route struct {
 	handle handler
 	// local routes are answered by the node that is asked, the others by the leader.
 	local bool
+	// raw, if set, answers instead of handle, in a form of its own.
+	raw func(s *Server, w http.ResponseWriter, r *http.Request)
 
 	about string
 	query []param

@@ -24,6 +24,19 @@ func health(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusOK, api.Health{Status: "healthy", Message: "Worker has completed startup and is ready to handle requests."}, nil
 }
 
+// live answers as long as the process does: an orchestrator that gets no answer should start it anew.
+func live(*Server, *http.Request) (int, any, error) {
+	return http.StatusOK, api.Health{Status: "live", Message: "The node runs."}, nil
+}
+
+// ready answers 503 while the node can't do its part, with the reason: it starts, has lost the leader, or is about to end.
+func ready(s *Server, _ *http.Request) (int, any, error) {
+	if why, ok := s.opts.Ready(); !ok {
+		return http.StatusServiceUnavailable, api.Health{Status: "not ready", Message: why}, nil
+	}
+	return http.StatusOK, api.Health{Status: "ready", Message: "The node does its part in the cluster."}, nil
+}
+
 func plugins(_ *Server, r *http.Request) (int, any, error) {
 	only := true
 	if q := r.URL.Query(); q.Has("connectorsOnly") {
@@ -212,8 +225,4 @@ func signal(s *Server, r *http.Request) (int, any, error) {
 		return 0, nil, err
 	}
 	return http.StatusAccepted, nil, s.opts.Herder.Signal(r.Context(), seg(r, 3), in)
-}
-
-func metrics(s *Server, _ *http.Request) (int, any, error) {
-	return http.StatusOK, text{"text/plain; version=0.0.4", s.opts.Herder.Metrics()}, nil
 }

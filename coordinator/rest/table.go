@@ -76,7 +76,12 @@ func (s *Server) routes() []route {
 		{method: get, path: api.Prefix + "/connectors/{connector}/progress", handle: progress, about: "How far a connector's tasks are.", out: ok(api.Progress{})},
 		{method: get, path: api.Prefix + "/connectors/{connector}/events", handle: events, about: "What happened to a connector's tasks: starts, failures, retries, restarts.", out: ok(api.Events{})},
 		{method: post, path: api.Prefix + "/connectors/{connector}/signals", handle: signal, about: "Ask a connector's tasks for something, such as to read tables anew.", in: api.Signal{}, out: none(http.StatusAccepted)},
-		{method: get, path: "/metrics", handle: metrics, about: "Metrics in Prometheus' text form.", media: "text/plain", out: ok("")},
+		{method: get, path: api.Prefix + "/live", handle: live, local: true, about: "Whether the process answers.", out: ok(api.Health{})},
+		{
+			method: get, path: api.Prefix + "/ready", handle: ready, local: true, about: "Whether this node does its part in the cluster; if not, why.",
+			out: map[int]any{http.StatusOK: api.Health{}, http.StatusServiceUnavailable: api.Health{}},
+		},
+		{method: get, path: "/metrics", raw: metrics, local: true, about: "This node's metrics in Prometheus' text form.", media: "text/plain", out: ok("")},
 		{method: get, path: "/openapi.json", handle: s.openAPI, local: true, about: "This description.", out: ok(map[string]any{})},
 		{method: get, path: "/docs", handle: s.docs, local: true, about: "This description as a page.", media: "text/html", out: ok("")},
 	}

@@ -178,3 +178,8 @@ func (c *Client) Cluster(ctx context.Context) (out *Cluster, err error) {
 	err = c.Do(ctx, http.MethodGet, Prefix+"/cluster", nil, &out)
 	return out, err
 }
+
+// Ready returns an error with the reason while the node can't do its part.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.Do(ctx, http.MethodGet, Prefix+"/ready", nil, nil)
+}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"github.com/millrace/millrace/internal/tlsfile"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 )
 
@@ -27,15 +29,16 @@ var ErrNoLeader = errors.New("no leader is known")
 
 // Client knows some coordinators and learns of more.
 type Client struct {
+	tls   *tlsfile.Source
 	mu    sync.Mutex // guards: addrs, conns, hint
 	addrs []string
 	conns map[string]*grpc.ClientConn
 	hint  string
 }
 
-// New makes a client that begins with the given cluster addresses. It does no I/O.
-func New(addrs []string) *Client {
-	return &Client{addrs: slices.Clone(addrs), conns: map[string]*grpc.ClientConn{}}
+// New makes a client that begins with the given cluster addresses, and talks TLS unless that is nil. It does no I/O.
+func New(addrs []string, tls *tlsfile.Source) *Client {
+	return &Client{tls: tls, addrs: slices.Clone(addrs), conns: map[string]*grpc.ClientConn{}}
 }
 
 // Learn adds addresses of coordinators.
@@ -74,7 +77,8 @@ func (c *Client) dial(addr string) (clusterv1.ClusterClient, error) {
 	if conn := c.conns[addr]; conn != nil {
 		return clusterv1.NewClusterClient(conn), nil
 	}
-	conn, err := grpc.NewClient("passthrough:///"+addr,
+	opts := []grpc.DialOption{
+		// The dialer below does the TLS, one for gRPC and for Raft, whose connections share the port.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A restarted coordinator should be found in milliseconds, not after gRPC's default of seconds.
@@ -82,7 +86,12 @@ func (c *Client) dial(addr string) (clusterv1.ClusterClient, error) {
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
+	}
+	if c.tls != nil {
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return c.tls.DialContext(ctx, "tcp", addr) }))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+addr, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}

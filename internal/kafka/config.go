@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,11 +19,11 @@ func init() { gometrics.UseNilMetrics = true }
 type Config struct {
 	Brokers  []string
 	ClientID string
-	// TLS, if set, encrypts the connections.
-	TLS *tls.Config
-	// User and Password log in with SASL PLAIN when User is set.
-	User, Password string
-	Logger         *slog.Logger
+	// Dial, if set, makes the connections, as with TLS.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Login, if it has a User, is what to log in with.
+	Login  Login
+	Logger *slog.Logger
 }
 
 // Timeouts of a single request on the wire. Waits are bounded by the caller's context.
@@ -50,14 +49,10 @@ func (c Config) sarama() *sarama.Config {
 	s.Metadata.AllowAutoTopicCreation = false
 	s.Admin.Timeout = requestTimeout
 	s.Admin.Retry.Max = 10
-	if c.TLS != nil {
-		s.Net.TLS.Enable = true
-		s.Net.TLS.Config = c.TLS
+	if c.Dial != nil {
+		s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, dialer(c.Dial)
 	}
-	if c.User != "" {
-		s.Net.SASL.Enable = true
-		s.Net.SASL.User, s.Net.SASL.Password = c.User, c.Password
-	}
+	c.Login.apply(s)
 	return s
 }
 
@@ -126,6 +121,15 @@ type Fetched struct {
 	Key, Value  []byte
 	Headers     []Header
 	TimestampMS int64
+}
+
+// Size is the bytes of the messages' keys and values.
+func Size(msgs []Fetched) int {
+	n := 0
+	for i := range msgs {
+		n += len(msgs[i].Key) + len(msgs[i].Value)
+	}
+	return n
 }
 
 // classify turns what sarama and the net say into this package's errors, keeping the cause.

@@ -188,6 +188,7 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 				return err
 			}
 			l.Progress.In(len(b.in))
+			l.Progress.BytesIn(kafka.Size(b.in))
 			select {
 			case out <- b:
 			case <-ctx.Done():

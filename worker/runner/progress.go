@@ -16,6 +16,7 @@ type Progress struct {
 	lag                     atomic.Int64
 	newest                  atomic.Int64 // time of the newest record done, Unix ms
 	commit                  atomic.Int64
+	Counters
 
 	mu     sync.Mutex // guards: the rest
 	live   *Live      // the attempt that runs, with what tells whether it stalls
@@ -55,6 +56,7 @@ func (p *Progress) Committed(records, bytes int) {
 	p.out.Add(uint64(records))
 	p.bytes.Add(uint64(bytes))
 	p.commit.Store(time.Now().UnixMilli())
+	p.committed(records)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.live != nil {

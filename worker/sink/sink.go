@@ -221,6 +221,7 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 		}
 	}
 	l.Progress.In(len(msgs))
+	l.Progress.BytesIn(bytes)
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}

@@ -26,7 +26,9 @@ type Fleet struct {
 	// Args are given to every node.
 	Args []string
 	// Env is added to every node's environment.
-	Env   []string
+	Env []string
+	// HTTPS, if set, is what calls REST, which then has TLS by Args.
+	HTTPS *http.Client
 	Nodes []*Node
 }
 
@@ -89,7 +91,11 @@ func (f *Fleet) node(id string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{ID: id, REST: "http://" + rest, Cluster: cluster, fleet: f}
+	scheme := "http://"
+	if f.HTTPS != nil {
+		scheme = "https://"
+	}
+	n := &Node{ID: id, REST: scheme + rest, Cluster: cluster, fleet: f}
 	n.args = append([]string{"node", "--id", id, "--data", filepath.Join(f.Dir, id), "--rest", rest, "--cluster", cluster}, f.Args...)
 	f.Nodes = append(f.Nodes, n)
 	return n, nil
@@ -201,7 +207,7 @@ func (n *Node) waitFor(ctx context.Context, path string) error {
 		}
 		reqCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		req, _ := http.NewRequestWithContext(reqCtx, http.MethodGet, n.REST+path, http.NoBody)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := n.fleet.http().Do(req)
 		if err == nil {
 			_ = resp.Body.Close()
 			err = fmt.Errorf("status %s", resp.Status)
@@ -214,6 +220,13 @@ func (n *Node) waitFor(ctx context.Context, path string) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return fmt.Errorf("node %s does not answer %s: %w", n.ID, path, errors.Join(last, ctx.Err()))
+}
+
+func (f *Fleet) http() *http.Client {
+	if f.HTTPS != nil {
+		return f.HTTPS
+	}
+	return http.DefaultClient
 }
 
 // RSS returns the resident memory of the process in bytes.
