@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/pierrec/lz4/v4"
 )
 
 // batcher makes record batches of messages, out of memory that acknowledged batches gave back. It belongs to its producer's goroutine.
@@ -116,6 +117,10 @@ func (p *Producer) batch(msgs []Message) ([]*run, error) {
 			b.MaxTimestamp = b.FirstTimestamp
 			r.batches, r.size = append(r.batches, b), 0
 		}
+		if size > largeBytes && p.codec == sarama.CompressionLZ4 && !packs(m.Value) {
+			// I8: packing it would take as much memory again as it has, for nothing.
+			r.batches[len(r.batches)-1].Codec = sarama.CompressionNone
+		}
 		r.size += size
 		b := r.batches[len(r.batches)-1]
 		delta := time.Duration(ts-b.FirstTimestamp.UnixMilli()) * time.Millisecond
@@ -129,6 +134,17 @@ func (p *Producer) batch(msgs []Message) ([]*run, error) {
 		b.LastOffsetDelta = int32(len(b.Records) - 1)
 	}
 	return k.used, nil
+}
+
+// largeBytes is the size from which a message is looked at before it is compressed.
+const largeBytes = 8 << 20
+
+// packs reports whether lz4 makes a value smaller by an eighth at least, from a look at its beginning.
+func packs(value []byte) bool {
+	sample := value[:min(len(value), 256<<10)]
+	var c lz4.Compressor
+	n, err := c.CompressBlock(sample, make([]byte, lz4.CompressBlockBound(len(sample))))
+	return err == nil && n > 0 && n < len(sample)*7/8
 }
 
 // size is about what a message takes in a batch.

@@ -202,7 +202,7 @@ func (p *Producer) withCoordinator(ctx context.Context, what string, call func(*
 // Transactional reports whether the producer writes in transactions.
 func (p *Producer) Transactional() bool { return p.id != "" }
 
-// Send hands messages over, whose keys and values must stay as they are until the next Commit has returned. It returns when they are on their way, and blocks while too much is unanswered (I8). Errors of
+// Send hands messages over, whose memory is the caller's again when it returns. It returns when they are on their way, and blocks while too much is unanswered (I8). Errors of
 // earlier messages show up in later calls.
 func (p *Producer) Send(ctx context.Context, msgs []Message) error {
 	if p.err != nil {

@@ -22,8 +22,6 @@ const (
 	memoryLimit = 256 << 20
 	// memoryTarget is what its runtime is told, which needs room for what it does not count.
 	memoryTarget = "200MiB"
-	// valueLimit is more: the producer holds four copies of a message while it packs and sends it.
-	valueLimit = 320 << 20
 )
 
 // transactionBytes of the big transaction; SYSTEST_TRANSACTION_MB=1024 makes the full run of it.
@@ -185,7 +183,7 @@ func TestBigValue(t *testing.T) {
 			db, name := testkit.Database(t, server)
 			sqlAll(ctx, t, db, "CREATE TABLE orders (id INT PRIMARY KEY, v LONGTEXT CHARACTER SET latin1)")
 			broker, prefix := testkit.Kafka(t), testkit.UniqueName("value")
-			cluster, check := limited(t, broker, valueLimit)
+			cluster, check := limited(t, broker, memoryLimit)
 			config := sourceConfig(server, name, prefix)
 			config["snapshot.mode"], config["topic.creation.default.partitions"] = "no_data", "1"
 			config["topic.creation.default.max.message.bytes"] = c.limit

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -114,7 +115,7 @@ type loop struct {
 	producer     *kafka.Producer
 	topics       *runner.Topics
 	offsetsTopic string
-	// budget holds the bytes of bundles from their conversion until their transaction is committed (I8).
+	// budget holds the bytes of bundles from their conversion until they are sent (I8).
 	budget  *semaphore.Weighted
 	bundles chan *bundle // to use again
 	blocks  chan []byte
@@ -122,10 +123,12 @@ type loop struct {
 	buried  bool          // the dead letter queue is there; owned by poll
 	polls   atomic.Uint64 // batches that came
 
-	// The transaction in the making; owned by commitAll. The last of its bundles is not sent yet.
-	txn     []*bundle
+	// The transaction in the making; owned by commitAll. last is the bundle of it that is not sent yet.
+	last    *bundle
 	records int
 	bytes   int
+	newest  int64
+	used    []string // topics
 	offsets map[string]connectors.Offset
 }
 
@@ -228,8 +231,11 @@ func (l *loop) write(b *bundle, f func(dst []byte) ([]byte, bool, error)) ([]byt
 	return out[:len(out):len(out)], ok, err
 }
 
-// recycle takes a bundle's memory back for another one.
-func (l *loop) recycle(b *bundle) {
+// send sends a bundle and takes its memory back for another one.
+func (l *loop) send(ctx context.Context, b *bundle) error {
+	if err := l.producer.Send(ctx, b.msgs); err != nil {
+		return tooLarge(err)
+	}
 	l.budget.Release(b.weight)
 	for _, block := range b.blocks {
 		select {
@@ -244,6 +250,7 @@ func (l *loop) recycle(b *bundle) {
 	case l.bundles <- b:
 	default:
 	}
+	return nil
 }
 
 // commitAll gathers bundles into transactions.
@@ -264,10 +271,9 @@ func (l *loop) commitAll(ctx context.Context, in <-chan *bundle) error {
 	}
 }
 
-// gather fills a transaction with b and what else comes, until it is full, the linger time is over, or nothing waits. Full is half of
-// the bytes that may be in flight: the other half is for what comes while it commits.
+// gather fills a transaction with b and what else comes, until it is full, the linger time is over, or nothing waits.
 func (l *loop) gather(ctx context.Context, b *bundle, in <-chan *bundle) error {
-	l.txn, l.records, l.bytes, l.offsets = l.txn[:0], 0, 0, map[string]connectors.Offset{}
+	l.last, l.records, l.bytes, l.newest, l.used, l.offsets = nil, 0, 0, 0, l.used[:0], map[string]connectors.Offset{}
 	var linger <-chan time.Time
 	if l.Settings.Linger > 0 {
 		t := time.NewTimer(l.Settings.Linger)
@@ -278,7 +284,7 @@ func (l *loop) gather(ctx context.Context, b *bundle, in <-chan *bundle) error {
 		if err := l.take(ctx, b); err != nil {
 			return err
 		}
-		if l.records >= l.Settings.MaxRecords || l.bytes >= l.Settings.MaxBytes/2 {
+		if l.records >= l.Settings.MaxRecords || l.bytes >= l.Settings.MaxBytes {
 			return nil
 		}
 		if linger == nil {
@@ -309,13 +315,19 @@ func (l *loop) take(ctx context.Context, b *bundle) error {
 		}
 		l.offsets[string(key)] = b.offset
 	}
-	if n := len(l.txn); n > 0 {
+	if l.last != nil {
 		defer l.Live.Enter(runner.WaitBroker)()
-		if err := l.producer.Send(ctx, l.txn[n-1].msgs); err != nil {
-			return tooLarge(err)
+		if err := l.send(ctx, l.last); err != nil {
+			return err
 		}
 	}
-	l.txn = append(l.txn, b)
+	l.last = b
+	l.newest = max(l.newest, b.newest)
+	for _, t := range b.topics {
+		if !slices.Contains(l.used, t) {
+			l.used = append(l.used, t)
+		}
+	}
 	l.records += len(b.msgs)
 	l.bytes += b.bytes
 	return nil
@@ -447,11 +459,8 @@ func (l *loop) commit(ctx context.Context) error {
 		return err
 	}
 	l.Progress.Committed(l.records, l.bytes)
-	for _, b := range l.txn {
-		l.Progress.Newest(b.newest)
-		l.Progress.Used(b.topics...)
-		l.recycle(b)
-	}
+	l.Progress.Newest(l.newest)
+	l.Progress.Used(l.used...)
 	for _, o := range l.offsets {
 		// I2: only now is everything up to o durable.
 		leave := l.Live.Call(runner.WaitConfirm)
@@ -467,28 +476,31 @@ func (l *loop) commit(ctx context.Context) error {
 // durable sends what is left of the transaction, with the offsets, and commits it.
 func (l *loop) durable(ctx context.Context) error {
 	defer l.Live.Enter(runner.WaitBroker)()
-	last := l.txn[len(l.txn)-1]
 	bounded, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if !l.producer.Transactional() {
-		// I2: at least once is the records first and then the offset.
-		if err := l.producer.Send(ctx, last.msgs); err != nil {
-			return tooLarge(err)
-		}
-		if err := l.producer.Commit(bounded); err != nil {
-			return tooLarge(err)
-		}
-		last.msgs = last.msgs[:0]
-	}
+	var offsets []kafka.Message
 	for key, o := range l.offsets {
 		value, err := kafka.OffsetValue(o.Position)
 		if err != nil {
 			return fmt.Errorf("source offset %v: %w", o.Position, err)
 		}
-		last.msgs = append(last.msgs, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
+		offsets = append(offsets, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
 	}
-	if err := l.producer.Send(ctx, last.msgs); err != nil {
-		return tooLarge(err)
+	if l.producer.Transactional() {
+		l.last.msgs = append(l.last.msgs, offsets...)
+		offsets = nil
+	}
+	if err := l.send(ctx, l.last); err != nil {
+		return err
+	}
+	if len(offsets) > 0 {
+		// I2: at least once is the records first and then the offset.
+		if err := l.producer.Commit(bounded); err != nil {
+			return tooLarge(err)
+		}
+		if err := l.producer.Send(ctx, offsets); err != nil {
+			return err
+		}
 	}
 	// I1: no side effect without a lease.
 	if err := l.Lease.Check(); err != nil {
