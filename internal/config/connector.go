@@ -181,7 +181,7 @@ func common() []configdef.Key {
 			Doc: "Largest number of records in one transaction or one call of a sink.",
 		},
 		{
-			Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
+			Name: MaxBytesInFlight, Type: configdef.Long, Default: "8388608", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
 			Doc: "Bytes that a task works on at a time: a source holds no more that are not committed; sinks and transforms read and hand on no more together. A single record, or a batch that the broker stores as one, goes through whole.",
 		},
 		{
