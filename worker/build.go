@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/internal/config"
@@ -138,6 +140,9 @@ func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Se
 	if p.Kind != connectors.KindSink {
 		s.Creation = creationOf(v)
 		s.Compression = v.String(config.CompressionType)
+		if config.KeepsLedger(p, v) {
+			s.Ledger = v.String(config.LedgerTopic)
+		}
 	}
 	return s
 }
@@ -202,13 +207,22 @@ func policyOf(raw map[string]string, grace time.Duration) runner.Policy {
 type planner struct {
 	status *statuses
 	wake   chan struct{}
+	// audit compares the connector's topics with its ledger until ctx ends.
+	audit func(ctx context.Context, log *slog.Logger, current func() *clusterv1.Assignment)
+	log   *slog.Logger
 
 	mu sync.Mutex // guards: a
 	a  *clusterv1.Assignment
 }
 
-func newPlanner(a *clusterv1.Assignment, s *statuses) *planner {
-	return &planner{status: s, wake: make(chan struct{}, 1), a: a}
+func (w *Worker) newPlanner(a *clusterv1.Assignment, log *slog.Logger) *planner {
+	return &planner{status: w.status, wake: make(chan struct{}, 1), a: a, audit: w.audit, log: log}
+}
+
+func (p *planner) current() *clusterv1.Assignment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.a
 }
 
 // set gives it the newest assignment.
@@ -223,11 +237,17 @@ func (p *planner) set(a *clusterv1.Assignment) {
 }
 
 func (p *planner) run(ctx context.Context, live *runner.Live) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(runner.Guard(p.log, func() error { p.audit(ctx, p.log, p.current); return nil }))
+	g.Go(runner.Guard(p.log, func() error { return p.plan(ctx, live) }))
+	return g.Wait()
+}
+
+// plan splits the config into tasks whenever the leader wants it.
+func (p *planner) plan(ctx context.Context, live *runner.Live) error {
 	up := false
 	for {
-		p.mu.Lock()
-		a := p.a
-		p.mu.Unlock()
+		a := p.current()
 		if a.PlanWanted {
 			tasks, err := plan(ctx, a.Config)
 			if err != nil {

@@ -355,7 +355,7 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 	r := &running{a: a, unit: u, stop: stop, done: make(chan struct{})}
 	var attempt runner.Attempt
 	if k.task < 0 {
-		r.plan = newPlanner(a, w.status)
+		r.plan = w.newPlanner(a, log)
 		attempt = r.plan.run
 	} else {
 		signals := &runner.Signals{Logger: log}
@@ -423,10 +423,26 @@ func (s *statuses) set(st *clusterv1.UnitStatus) {
 	k := keyOf(st.Unit)
 	if old, ok := s.byUnit[k]; ok && old.s.Epoch > st.Epoch {
 		return // a straggler of an epoch that is over
+	} else if ok && old.s.Epoch == st.Epoch && st.Audit == nil {
+		st.Audit = old.s.Audit
 	}
 	s.version++
 	s.byUnit[k] = entry{st, s.version}
 	s.poke()
+}
+
+// audit adds what the auditor has found to the status of the planning half. The next heartbeat takes it along.
+func (s *statuses) audit(k unitKey, epoch uint64, a *clusterv1.Audit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, ok := s.byUnit[k]
+	if !ok || old.s.Epoch != epoch {
+		return
+	}
+	st := proto.CloneOf(old.s)
+	st.Audit = a
+	s.version++
+	s.byUnit[k] = entry{st, s.version}
 }
 
 func (s *statuses) track(k unitKey, p *runner.Progress) {

@@ -412,7 +412,7 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 			ID: int32(i), State: u.state, Worker: u.worker, Epoch: u.epoch, Error: strings.TrimSpace(u.s.GetTrace()), Attempts: u.s.GetAttempts(),
 			MaxAttempts: u.s.GetMaxAttempts(), RetryAtUnixMS: u.s.GetRetryAtUnixMs(), Stalled: stalled(p.GetStall()), Retrying: p.GetRetrying(), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
 			BytesOut: p.GetBytesOut(), RecordsPerSecond: p.GetRecordsPerSecond(), LagRecords: -1, LagMS: -1, LastCommitUnixMS: p.GetLastCommitUnixMs(),
-			Detail: p.GetDetail(),
+			TransactionProtocol: protocolOf(p.GetTransactionProtocol()), Detail: p.GetDetail(),
 		}
 		if p != nil {
 			t.LagRecords, t.LagMS = p.LagRecords, p.LagMs

@@ -219,6 +219,11 @@ func events(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusOK, e, err
 }
 
+func audit(s *Server, r *http.Request) (int, any, error) {
+	a, err := s.opts.Herder.Audit(seg(r, 3))
+	return http.StatusOK, a, err
+}
+
 func signal(s *Server, r *http.Request) (int, any, error) {
 	var in api.Signal
 	if err := body(r, &in); err != nil {

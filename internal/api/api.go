@@ -1,7 +1,12 @@
 // Package api holds the bodies of the REST API, in Kafka Connect's shapes, and a client for it.
 package api
 
-import "encoding/json"
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
 
 // ServerInfo answers GET /.
 type ServerInfo struct {
@@ -240,6 +245,79 @@ type Event struct {
 	Detail      string `json:"detail,omitempty"`
 }
 
+// Kinds of differences between topics and ledger.
+const (
+	Missing = "missing"
+	Extra   = "extra"
+	Changed = "changed"
+)
+
+// Audit answers GET /millrace/v1/connectors/x/audit: how topics compare with the ledger, of which entries since when.
+type Audit struct {
+	Name string `json:"name,omitempty"`
+	// Summary says the rest in a line.
+	Summary string `json:"summary"`
+	// Ledger: false when the connector keeps none.
+	Ledger   bool  `json:"ledger"`
+	AtUnixMS int64 `json:"at_unix_ms"`
+	// Batches that were compared, and records that were found as the ledger says.
+	Batches int64 `json:"batches"`
+	Records int64 `json:"records"`
+	Missing int64 `json:"missing"`
+	Extra   int64 `json:"extra"`
+	Changed int64 `json:"changed"`
+	// Expired records were deleted by their topic's retention before they were compared; uncovered ones are older than the ledger.
+	Expired   int64 `json:"expired"`
+	Uncovered int64 `json:"uncovered"`
+	// Pending batches are not compared yet.
+	Pending     int64        `json:"pending"`
+	Verified    []Verified   `json:"verified"`
+	Differences []Difference `json:"differences"`
+	// Skipped topics are not compared, with the reason.
+	Skipped map[string]string `json:"skipped,omitempty"`
+	Error   string            `json:"error,omitempty"`
+}
+
+// Summarize writes Summary.
+func (a *Audit) Summarize() {
+	switch {
+	case !a.Ledger:
+		a.Summary = "no ledger: set ledger=true"
+	case a.AtUnixMS == 0:
+		a.Summary = "not compared yet"
+	default:
+		var to []string
+		for _, v := range a.Verified {
+			to = append(to, fmt.Sprintf("%s-%d to position %s", v.Connector, v.Task, v.Position))
+		}
+		a.Summary = fmt.Sprintf("verified %s: %d missing, %d extra, %d changed; %d records of %d batches are as the ledger says",
+			cmp.Or(strings.Join(to, ", "), "nothing"), a.Missing, a.Extra, a.Changed, a.Records, a.Batches)
+	}
+	if a.Error != "" {
+		a.Summary += "; the last comparison failed: " + a.Error
+	}
+}
+
+// Verified is the place up to which a task's batches are compared.
+type Verified struct {
+	Connector       string `json:"connector"`
+	Task            int32  `json:"task"`
+	CommittedUnixMS int64  `json:"committed_unix_ms"`
+	// Position is a list of source partitions with their positions.
+	Position json.RawMessage `json:"position"`
+}
+
+// Difference is a range of offsets that is not as the ledger says.
+type Difference struct {
+	Kind       string `json:"kind"`
+	Topic      string `json:"topic"`
+	Partition  int32  `json:"partition"`
+	FromOffset int64  `json:"from_offset"`
+	ToOffset   int64  `json:"to_offset"`
+	Records    int64  `json:"records"`
+	Detail     string `json:"detail"`
+}
+
 // TaskProgress is how far a task is. Lags are -1 when not known.
 type TaskProgress struct {
 	ID            int32  `json:"id"`
@@ -251,15 +329,17 @@ type TaskProgress struct {
 	MaxAttempts   int32  `json:"max_attempts,omitempty"`
 	RetryAtUnixMS int64  `json:"retry_at_unix_ms,omitempty"`
 	// Retrying is why the task tries something again in place.
-	Retrying         string            `json:"retrying,omitempty"`
-	Stalled          *Stalled          `json:"stalled,omitempty"`
-	RecordsIn        uint64            `json:"records_in"`
-	RecordsOut       uint64            `json:"records_out"`
-	RecordsDropped   uint64            `json:"records_dropped"`
-	BytesOut         uint64            `json:"bytes_out"`
-	RecordsPerSecond float64           `json:"records_per_second"`
-	LagRecords       int64             `json:"lag_records"`
-	LagMS            int64             `json:"lag_ms"`
-	LastCommitUnixMS int64             `json:"last_commit_unix_ms"`
-	Detail           map[string]string `json:"detail,omitempty"`
+	Retrying         string   `json:"retrying,omitempty"`
+	Stalled          *Stalled `json:"stalled,omitempty"`
+	RecordsIn        uint64   `json:"records_in"`
+	RecordsOut       uint64   `json:"records_out"`
+	RecordsDropped   uint64   `json:"records_dropped"`
+	BytesOut         uint64   `json:"bytes_out"`
+	RecordsPerSecond float64  `json:"records_per_second"`
+	LagRecords       int64    `json:"lag_records"`
+	LagMS            int64    `json:"lag_ms"`
+	LastCommitUnixMS int64    `json:"last_commit_unix_ms"`
+	// TransactionProtocol is Kafka's that the task's producer speaks: 1 or 2, or none.
+	TransactionProtocol string            `json:"transaction_protocol"`
+	Detail              map[string]string `json:"detail,omitempty"`
 }

@@ -131,6 +131,12 @@ func (c *Client) Events(ctx context.Context, name string) (out *Events, err erro
 	return out, err
 }
 
+// Audit returns how a connector's topics compare with its ledger.
+func (c *Client) Audit(ctx context.Context, name string) (out *Audit, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+at(name, "/audit"), nil, &out)
+	return out, err
+}
+
 // Pause pauses a connector; its tasks stay where they are.
 func (c *Client) Pause(ctx context.Context, name string) error {
 	return c.Do(ctx, http.MethodPut, at(name, "/pause"), nil, nil)

@@ -54,6 +54,10 @@ const (
 	CreationReplication = "topic.creation.default.replication.factor"
 	ExactlyOnce         = "exactly.once.support"
 	OffsetsTopic        = "offsets.storage.topic"
+	Ledger              = "ledger"
+	LedgerTopic         = "ledger.topic"
+	AuditInterval       = "ledger.audit.interval.ms"
+	AuditRate           = "ledger.audit.bytes.per.second"
 )
 
 func controlFree(v string) error {
@@ -226,6 +230,21 @@ func regex(v string) error {
 	return nil
 }
 
+func book() []configdef.Key {
+	return []configdef.Key{
+		{
+			Name: Ledger, Type: configdef.Boolean, Default: "true", Importance: configdef.Medium, Group: "Ledger",
+			Doc: "Whether each transaction adds an entry to the ledger: what was taken from where, and how many records with which sum of hashes went to which topic partition. Topics are compared with it, see GET /millrace/v1/connectors/{name}/audit and millrace verify. Without transactions (exactly.once.support=disabled) there is none.",
+		},
+		{Name: LedgerTopic, Type: configdef.String, Default: "millrace-ledger", Importance: configdef.Low, Group: "Ledger", Doc: "Topic of the ledger. It is made with a retention of 7 days; what is older can't be compared."},
+		{
+			Name: AuditInterval, Type: configdef.Long, Default: "60000", HasMin: true, Importance: configdef.Low, Group: "Ledger",
+			Doc: "How often the worker that holds the connector compares the topics with the ledger, in milliseconds; 0: never.",
+		},
+		{Name: AuditRate, Type: configdef.Long, Default: "4194304", HasMin: true, Min: 1024, Importance: configdef.Low, Group: "Ledger", Doc: "How fast topics are read for that, in bytes per second."},
+	}
+}
+
 func sourceOnly() []configdef.Key {
 	return []configdef.Key{
 		{
@@ -264,10 +283,10 @@ func declared(kind connectors.Kind) *configdef.Spec {
 	keys := common()
 	switch kind {
 	case connectors.KindSource:
-		keys = slices.Concat(keys, sourceOnly(), creation())
+		keys = slices.Concat(keys, sourceOnly(), creation(), book())
 		return configdef.New(keys...)
 	case connectors.KindTransform:
-		keys = slices.Concat(keys, input(), creation())
+		keys = slices.Concat(keys, input(), creation(), book())
 	default:
 		keys = slices.Concat(keys, input())
 	}
@@ -307,6 +326,18 @@ func deadInput(dead string, topics []string, rx string) []configdef.Problem {
 var later = map[string]string{
 	"transforms": "Single message transforms are not supported yet; use a function (connector.class=transform) instead.",
 	"predicates": "Predicates are not supported yet; use a function (connector.class=transform) instead.",
+}
+
+// KeepsLedger reports whether a connector's tasks keep a ledger: without transactions there is none.
+func KeepsLedger(p *connectors.Plugin, v configdef.Values) bool {
+	switch p.Kind {
+	case connectors.KindSource:
+		return v.Bool(Ledger) && v.String(ExactlyOnce) != "disabled"
+	case connectors.KindTransform:
+		return v.Bool(Ledger)
+	case connectors.KindSink:
+	}
+	return false
 }
 
 // Full is a connector's whole spec: the framework's keys first, then its own.

@@ -24,6 +24,9 @@ type Config struct {
 	// Login, if it has a User, is what to log in with.
 	Login  Login
 	Logger *slog.Logger
+
+	// first keeps to the first transaction protocol, for tests.
+	first bool
 }
 
 // Timeouts of a single request on the wire. Waits are bounded by the caller's context.
@@ -121,6 +124,24 @@ type Fetched struct {
 	Key, Value  []byte
 	Headers     []Header
 	TimestampMS int64
+	// Batch is what the record came in, when the consumer was asked to say.
+	Batch *Batch
+}
+
+// Batch is what Kafka keeps of the batches that producers sent.
+type Batch struct {
+	Origin
+	// Sequence and Offset are of the batch's first record.
+	Sequence int32
+	Offset   int64
+}
+
+// Sequence is the record's, which its producer gave it; -1 when the producer gives none.
+func (m *Fetched) Sequence() int32 {
+	if m.Batch == nil || m.Batch.Sequence < 0 {
+		return -1
+	}
+	return int32((int64(m.Batch.Sequence) + m.Offset - m.Batch.Offset) & 0x7fffffff)
 }
 
 // Size is the bytes of the messages' keys and values.

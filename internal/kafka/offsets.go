@@ -106,15 +106,26 @@ func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int
 			from[tp] = o
 		}
 	}
-	if len(from) == 0 {
+	return ReadRange(ctx, c, ConsumerOptions{}, from, end, each)
+}
+
+// ReadRange calls each for the records of partitions, from an offset to before another. It waits until the transactions in there are decided.
+func ReadRange(ctx context.Context, c Config, o ConsumerOptions, from, end map[TopicPartition]int64, each func(Fetched) error) error {
+	todo := map[TopicPartition]int64{}
+	for tp, at := range from {
+		if at < end[tp] {
+			todo[tp] = at
+		}
+	}
+	if len(todo) == 0 {
 		return nil
 	}
-	k, err := NewConsumer(ctx, c, ConsumerOptions{})
+	k, err := NewConsumer(ctx, c, o)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	k.Assign(from)
+	k.Assign(todo)
 	deadline := time.Now().Add(settling)
 	for {
 		msgs, err := k.Poll(ctx)
@@ -122,11 +133,11 @@ func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int
 			continue // the consumer waits between its own tries
 		}
 		if err != nil {
-			return fmt.Errorf("read topic %s: %w", topic, err)
+			return fmt.Errorf("read topics: %w", err)
 		}
 		deadline = time.Now().Add(settling)
 		for _, m := range msgs {
-			if m.Offset < end[TopicPartition{topic, m.Partition}] {
+			if m.Offset < end[TopicPartition{m.Topic, m.Partition}] {
 				if err := each(m); err != nil {
 					return err
 				}

@@ -35,6 +35,8 @@ type Settings struct {
 	DeadTopic   kafka.TopicConfig
 	Retry       deadletter.Retry
 	Compression string
+	// Ledger is the topic of the ledger; empty: the task keeps none.
+	Ledger string
 }
 
 // Cut returns how many of msgs go on together: at least one, and no more than the bounds allow (I8).

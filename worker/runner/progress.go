@@ -16,6 +16,7 @@ type Progress struct {
 	lag                     atomic.Int64
 	newest                  atomic.Int64 // time of the newest record done, Unix ms
 	commit                  atomic.Int64
+	protocol                atomic.Int32
 	Counters
 
 	mu     sync.Mutex // guards: the rest
@@ -83,6 +84,9 @@ func (p *Progress) TopicsSince(reset uint64) {
 	}
 }
 
+// Protocol notes the transaction protocol of the task's producer; 0: none.
+func (p *Progress) Protocol(n int) { p.protocol.Store(int32(n)) }
+
 // Newest notes the time of the newest record done, in ms since the Unix epoch.
 func (p *Progress) Newest(ms int64) {
 	if ms > p.newest.Load() {
@@ -105,7 +109,7 @@ func (p *Progress) Report(detail map[string]string) {
 func (p *Progress) Message() *clusterv1.Progress {
 	m := &clusterv1.Progress{
 		RecordsIn: p.in.Load(), RecordsOut: p.out.Load(), BytesOut: p.bytes.Load(), RecordsDropped: p.dropped.Load(),
-		LagRecords: p.lag.Load(), LagMs: -1, LastCommitUnixMs: p.commit.Load(),
+		LagRecords: p.lag.Load(), LagMs: -1, LastCommitUnixMs: p.commit.Load(), TransactionProtocol: p.protocol.Load(),
 	}
 	if n := p.newest.Load(); n > 0 {
 		m.LagMs = max(0, time.Now().UnixMilli()-n)

@@ -22,6 +22,7 @@ import (
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/record"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/ledger"
 	"github.com/millrace/millrace/worker/deadletter"
 	"github.com/millrace/millrace/worker/runner"
 )
@@ -58,11 +59,12 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 	if d.Settings.AtLeastOnce {
 		id = "" // an older owner is not fenced by Kafka, only by its lease: what it still writes comes twice
 	}
-	producer, err := kafka.NewProducer(ctx, d.Kafka, id, kafka.ProducerOptions{Compression: d.Settings.Compression})
+	producer, err := kafka.NewProducer(ctx, d.Kafka, id, kafka.ProducerOptions{Compression: d.Settings.Compression, Tally: d.Settings.Ledger != ""})
 	if err != nil {
 		return err
 	}
 	defer producer.Close()
+	d.Progress.Protocol(producer.Protocol())
 	undo := d.Live.OnCut(func() { _ = producer.Close() })
 	defer undo()
 
@@ -90,6 +92,12 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 		Deps: d, task: task, enc: enc, group: grouper(enc), dead: dead, admin: admin, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
 		budget: semaphore.NewWeighted(int64(d.Settings.MaxBytes)), bundles: make(chan *bundle, bundlesMax),
 		blocks: make(chan []byte, max(1, d.Settings.MaxBytes/blockSize)),
+	}
+	if d.Settings.Ledger != "" {
+		l.book, err = ledger.Open(ctx, admin, ledger.Options{Topic: d.Settings.Ledger, Connector: d.Connector, Task: d.Task, Epoch: d.Epoch, Leave: offsets})
+		if err != nil {
+			return err
+		}
 	}
 	g, run := errgroup.WithContext(ctx)
 	bundles := make(chan *bundle, bundlesMax)
@@ -121,6 +129,7 @@ type loop struct {
 	blocks  chan []byte
 	common  headers       // owned by poll
 	buried  bool          // the dead letter queue is there; owned by poll
+	book    *ledger.Book  // nil: the task keeps no ledger; owned by commitAll
 	polls   atomic.Uint64 // batches that came
 
 	// The transaction in the making; owned by commitAll. last is the bundle of it that is not sent yet.
@@ -236,6 +245,12 @@ func (l *loop) send(ctx context.Context, b *bundle) error {
 	if err := l.producer.Send(ctx, b.msgs); err != nil {
 		return tooLarge(err)
 	}
+	l.free(b)
+	return nil
+}
+
+// free takes a sent bundle's memory back for another one.
+func (l *loop) free(b *bundle) {
 	l.budget.Release(b.weight)
 	for _, block := range b.blocks {
 		select {
@@ -250,7 +265,6 @@ func (l *loop) send(ctx context.Context, b *bundle) error {
 	case l.bundles <- b:
 	default:
 	}
-	return nil
 }
 
 // commitAll gathers bundles into transactions.
@@ -479,20 +493,23 @@ func (l *loop) durable(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var offsets []kafka.Message
+	var to []ledger.Place
 	for key, o := range l.offsets {
 		value, err := kafka.OffsetValue(o.Position)
 		if err != nil {
 			return fmt.Errorf("source offset %v: %w", o.Position, err)
 		}
 		offsets = append(offsets, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
+		to = append(to, ledger.Place{Key: []byte(key), Position: value})
 	}
 	if l.producer.Transactional() {
 		l.last.msgs = append(l.last.msgs, offsets...)
 		offsets = nil
 	}
-	if err := l.send(ctx, l.last); err != nil {
-		return err
+	if err := l.sendLast(ctx, l.last.msgs, to); err != nil {
+		return tooLarge(err)
 	}
+	l.free(l.last)
 	if len(offsets) > 0 {
 		// I2: at least once is the records first and then the offset.
 		if err := l.producer.Commit(bounded); err != nil {
@@ -507,6 +524,16 @@ func (l *loop) durable(ctx context.Context) error {
 		return connectors.Retriable(err)
 	}
 	return tooLarge(l.producer.Commit(bounded))
+}
+
+// sendLast sends a transaction's last messages, with its entry in the ledger if there is one.
+func (l *loop) sendLast(ctx context.Context, msgs []kafka.Message, to []ledger.Place) error {
+	if l.book == nil {
+		return l.producer.Send(ctx, msgs)
+	}
+	return l.producer.SendLast(ctx, msgs, func(o kafka.Origin, tallies []kafka.Tally) (*kafka.Message, error) {
+		return l.book.Entry(o, tallies, nil, to)
+	})
 }
 
 // tooLarge adds the way out to the broker's refusal.

@@ -1707,7 +1707,9 @@ type UnitStatus struct {
 	// It has failed here as often as restart.move.after says: another worker may do better.
 	Move bool `protobuf:"varint,9,opt,name=move,proto3" json:"move,omitempty"`
 	// What kind of failure the last one was: "" (an error), "hang" or "panic".
-	Failure       string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Of a planning half whose connector keeps a ledger: what the auditor has found.
+	Audit         *Audit `protobuf:"bytes,11,opt,name=audit,proto3" json:"audit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1812,6 +1814,318 @@ func (x *UnitStatus) GetFailure() string {
 	return ""
 }
 
+func (x *UnitStatus) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+// Audit is how the connector's topics compare with its ledger, since the planning half began to look.
+type Audit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the last round of the auditor ended, Unix ms.
+	AtUnixMs int64 `protobuf:"varint,1,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
+	// Compared and found whole.
+	Batches int64 `protobuf:"varint,2,opt,name=batches,proto3" json:"batches,omitempty"`
+	Records int64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	Missing int64 `protobuf:"varint,4,opt,name=missing,proto3" json:"missing,omitempty"`
+	Extra   int64 `protobuf:"varint,5,opt,name=extra,proto3" json:"extra,omitempty"`
+	Changed int64 `protobuf:"varint,6,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Gone from the topics because their retention said so, before they were compared.
+	Expired int64 `protobuf:"varint,7,opt,name=expired,proto3" json:"expired,omitempty"`
+	// Older than the ledger.
+	Uncovered int64 `protobuf:"varint,8,opt,name=uncovered,proto3" json:"uncovered,omitempty"`
+	// Batches of the ledger that are not compared yet.
+	Pending int64 `protobuf:"varint,9,opt,name=pending,proto3" json:"pending,omitempty"`
+	// The first of them.
+	Differences []*Difference `protobuf:"bytes,10,rep,name=differences,proto3" json:"differences,omitempty"`
+	Verified    []*Verified   `protobuf:"bytes,11,rep,name=verified,proto3" json:"verified,omitempty"`
+	// Topics that are not compared, with the reason.
+	Skipped map[string]string `protobuf:"bytes,12,rep,name=skipped,proto3" json:"skipped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What kept the last round from its end.
+	Error         string `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Audit) Reset() {
+	*x = Audit{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Audit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Audit) ProtoMessage() {}
+
+func (x *Audit) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Audit.ProtoReflect.Descriptor instead.
+func (*Audit) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Audit) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+func (x *Audit) GetBatches() int64 {
+	if x != nil {
+		return x.Batches
+	}
+	return 0
+}
+
+func (x *Audit) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *Audit) GetMissing() int64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *Audit) GetExtra() int64 {
+	if x != nil {
+		return x.Extra
+	}
+	return 0
+}
+
+func (x *Audit) GetChanged() int64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *Audit) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+func (x *Audit) GetUncovered() int64 {
+	if x != nil {
+		return x.Uncovered
+	}
+	return 0
+}
+
+func (x *Audit) GetPending() int64 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *Audit) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *Audit) GetVerified() []*Verified {
+	if x != nil {
+		return x.Verified
+	}
+	return nil
+}
+
+func (x *Audit) GetSkipped() map[string]string {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
+func (x *Audit) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Difference is a range of a topic that is not as the ledger says.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// missing, extra or changed.
+	Kind          string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Topic         string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	FromOffset    int64  `protobuf:"varint,4,opt,name=from_offset,json=fromOffset,proto3" json:"from_offset,omitempty"`
+	ToOffset      int64  `protobuf:"varint,5,opt,name=to_offset,json=toOffset,proto3" json:"to_offset,omitempty"`
+	Records       int64  `protobuf:"varint,6,opt,name=records,proto3" json:"records,omitempty"`
+	Detail        string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Difference) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Difference) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Difference) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Difference) GetFromOffset() int64 {
+	if x != nil {
+		return x.FromOffset
+	}
+	return 0
+}
+
+func (x *Difference) GetToOffset() int64 {
+	if x != nil {
+		return x.ToOffset
+	}
+	return 0
+}
+
+func (x *Difference) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *Difference) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// Verified is how far a task's batches are compared.
+type Verified struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Task            int32                  `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`
+	CommittedUnixMs int64                  `protobuf:"varint,2,opt,name=committed_unix_ms,json=committedUnixMs,proto3" json:"committed_unix_ms,omitempty"`
+	// JSON: source partitions with their positions.
+	Position      string `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verified) Reset() {
+	*x = Verified{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verified) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verified) ProtoMessage() {}
+
+func (x *Verified) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verified.ProtoReflect.Descriptor instead.
+func (*Verified) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Verified) GetTask() int32 {
+	if x != nil {
+		return x.Task
+	}
+	return 0
+}
+
+func (x *Verified) GetCommittedUnixMs() int64 {
+	if x != nil {
+		return x.CommittedUnixMs
+	}
+	return 0
+}
+
+func (x *Verified) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
 // Progress is what a task has done since it started under this epoch, and where it stands.
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1832,6 +2146,8 @@ type Progress struct {
 	Stall *Stall `protobuf:"bytes,10,opt,name=stall,proto3" json:"stall,omitempty"`
 	// Why the task tries something again in place; empty: it does not.
 	Retrying string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
+	// Kafka's transaction protocol that the task's producer speaks: 1 or 2; 0: no transactions.
+	TransactionProtocol int32 `protobuf:"varint,12,opt,name=transaction_protocol,json=transactionProtocol,proto3" json:"transaction_protocol,omitempty"`
 	// Topics that it has read or written since the assignment's topics_since, which topics_since repeats.
 	Topics        []string `protobuf:"bytes,20,rep,name=topics,proto3" json:"topics,omitempty"`
 	TopicsSince   uint64   `protobuf:"varint,21,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
@@ -1841,7 +2157,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +2169,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +2182,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -1946,6 +2262,13 @@ func (x *Progress) GetRetrying() string {
 	return ""
 }
 
+func (x *Progress) GetTransactionProtocol() int32 {
+	if x != nil {
+		return x.TransactionProtocol
+	}
+	return 0
+}
+
 func (x *Progress) GetTopics() []string {
 	if x != nil {
 		return x.Topics
@@ -1974,7 +2297,7 @@ type Stall struct {
 
 func (x *Stall) Reset() {
 	*x = Stall{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2309,7 @@ func (x *Stall) String() string {
 func (*Stall) ProtoMessage() {}
 
 func (x *Stall) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2322,7 @@ func (x *Stall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stall.ProtoReflect.Descriptor instead.
 func (*Stall) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Stall) GetWaitsFor() string {
@@ -2151,7 +2474,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06config\x18\x01 \x03(\v2+.millrace.cluster.v1.TaskConfig.ConfigEntryR\x06config\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9c\x03\n" +
 	"\n" +
 	"UnitStatus\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
@@ -2164,7 +2487,41 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\fmax_attempts\x18\b \x01(\x05R\vmaxAttempts\x12\x12\n" +
 	"\x04move\x18\t \x01(\bR\x04move\x12\x18\n" +
 	"\afailure\x18\n" +
-	" \x01(\tR\afailure\"\xac\x04\n" +
+	" \x01(\tR\afailure\x120\n" +
+	"\x05audit\x18\v \x01(\v2\x1a.millrace.cluster.v1.AuditR\x05audit\"\x88\x04\n" +
+	"\x05Audit\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x01 \x01(\x03R\batUnixMs\x12\x18\n" +
+	"\abatches\x18\x02 \x01(\x03R\abatches\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x03R\arecords\x12\x18\n" +
+	"\amissing\x18\x04 \x01(\x03R\amissing\x12\x14\n" +
+	"\x05extra\x18\x05 \x01(\x03R\x05extra\x12\x18\n" +
+	"\achanged\x18\x06 \x01(\x03R\achanged\x12\x18\n" +
+	"\aexpired\x18\a \x01(\x03R\aexpired\x12\x1c\n" +
+	"\tuncovered\x18\b \x01(\x03R\tuncovered\x12\x18\n" +
+	"\apending\x18\t \x01(\x03R\apending\x12A\n" +
+	"\vdifferences\x18\n" +
+	" \x03(\v2\x1f.millrace.cluster.v1.DifferenceR\vdifferences\x129\n" +
+	"\bverified\x18\v \x03(\v2\x1d.millrace.cluster.v1.VerifiedR\bverified\x12A\n" +
+	"\askipped\x18\f \x03(\v2'.millrace.cluster.v1.Audit.SkippedEntryR\askipped\x12\x14\n" +
+	"\x05error\x18\r \x01(\tR\x05error\x1a:\n" +
+	"\fSkippedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
+	"\n" +
+	"Difference\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x1f\n" +
+	"\vfrom_offset\x18\x04 \x01(\x03R\n" +
+	"fromOffset\x12\x1b\n" +
+	"\tto_offset\x18\x05 \x01(\x03R\btoOffset\x12\x18\n" +
+	"\arecords\x18\x06 \x01(\x03R\arecords\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"f\n" +
+	"\bVerified\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\x05R\x04task\x12*\n" +
+	"\x11committed_unix_ms\x18\x02 \x01(\x03R\x0fcommittedUnixMs\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\"\xdf\x04\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"records_in\x18\x01 \x01(\x04R\trecordsIn\x12\x1f\n" +
@@ -2180,7 +2537,8 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06detail\x18\t \x03(\v2).millrace.cluster.v1.Progress.DetailEntryR\x06detail\x120\n" +
 	"\x05stall\x18\n" +
 	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x12\x1a\n" +
-	"\bretrying\x18\v \x01(\tR\bretrying\x12\x16\n" +
+	"\bretrying\x18\v \x01(\tR\bretrying\x121\n" +
+	"\x14transaction_protocol\x18\f \x01(\x05R\x13transactionProtocol\x12\x16\n" +
 	"\x06topics\x18\x14 \x03(\tR\x06topics\x12!\n" +
 	"\ftopics_since\x18\x15 \x01(\x04R\vtopicsSince\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
@@ -2221,7 +2579,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -2248,17 +2606,21 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*Planned)(nil),       // 22: millrace.cluster.v1.Planned
 	(*TaskConfig)(nil),    // 23: millrace.cluster.v1.TaskConfig
 	(*UnitStatus)(nil),    // 24: millrace.cluster.v1.UnitStatus
-	(*Progress)(nil),      // 25: millrace.cluster.v1.Progress
-	(*Stall)(nil),         // 26: millrace.cluster.v1.Stall
-	nil,                   // 27: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 28: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 29: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 30: millrace.cluster.v1.Progress.DetailEntry
+	(*Audit)(nil),         // 25: millrace.cluster.v1.Audit
+	(*Difference)(nil),    // 26: millrace.cluster.v1.Difference
+	(*Verified)(nil),      // 27: millrace.cluster.v1.Verified
+	(*Progress)(nil),      // 28: millrace.cluster.v1.Progress
+	(*Stall)(nil),         // 29: millrace.cluster.v1.Stall
+	nil,                   // 30: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 31: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 32: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 33: millrace.cluster.v1.Audit.SkippedEntry
+	nil,                   // 34: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
 	5,  // 1: millrace.cluster.v1.InfoResponse.self:type_name -> millrace.cluster.v1.Self
-	27, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	30, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	6,  // 3: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 4: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
 	14, // 5: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
@@ -2278,26 +2640,30 @@ var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	20, // 19: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
 	13, // 20: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
 	0,  // 21: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	28, // 22: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	31, // 22: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
 	21, // 23: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
 	23, // 24: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	29, // 25: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	32, // 25: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
 	13, // 26: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
 	1,  // 27: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	25, // 28: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	30, // 29: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	26, // 30: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 31: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	7,  // 32: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	9,  // 33: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 34: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	8,  // 35: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	10, // 36: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	34, // [34:37] is the sub-list for method output_type
-	31, // [31:34] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	28, // 28: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	25, // 29: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
+	26, // 30: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
+	27, // 31: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
+	33, // 32: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
+	34, // 33: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	29, // 34: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 35: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	7,  // 36: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	9,  // 37: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 38: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	8,  // 39: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	10, // 40: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	38, // [38:41] is the sub-list for method output_type
+	35, // [35:38] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -2321,7 +2687,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   29,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
