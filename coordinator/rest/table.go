@@ -74,7 +74,7 @@ func (s *Server) routes() []route {
 			out:   map[int]any{http.StatusOK: []string{}, http.StatusNoContent: nil},
 		},
 		{method: get, path: api.Prefix + "/connectors/{connector}/progress", handle: progress, about: "How far a connector's tasks are.", out: ok(api.Progress{})},
-		{method: get, path: "/millrace/v1/connectors/{connector}/audit", handle: audit, about: "How a connector's topics compare with its ledger.", out: ok(api.Audit{})},
+		{method: get, path: api.Prefix + "/connectors/{connector}/audit", handle: audit, about: "How a connector's topics compare with its ledger.", out: ok(api.Audit{})},
 		{method: get, path: api.Prefix + "/connectors/{connector}/events", handle: events, about: "What happened to a connector's tasks: starts, failures, retries, restarts.", out: ok(api.Events{})},
 		{method: post, path: api.Prefix + "/connectors/{connector}/signals", handle: signal, about: "Ask a connector's tasks for something, such as to read tables anew.", in: api.Signal{}, out: none(http.StatusAccepted)},
 		{method: get, path: api.Prefix + "/live", handle: live, local: true, about: "Whether the process answers.", out: ok(api.Health{})},
