@@ -49,6 +49,10 @@ test-go:
 test-system: ## the demo, shorter: real processes, a kill -9, and every row compared at the end
 	DEMO_SECONDS=15 deploy/demo/demo.sh
 
+.PHONY: test-compose
+test-compose: ## docker-compose.yml with four workers, one of them killed; needs a Docker engine, or root to start one
+	deploy/docker/test.sh
+
 .PHONY: test-python
 test-python:
 ifneq ($(wildcard sdk/python/tests),)

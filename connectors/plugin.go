@@ -51,6 +51,10 @@ type Plugin struct {
 	// with the connector's config.
 	Plan func(ctx context.Context, req PlanRequest) ([]map[string]string, error)
 
+	// CheckOffset judges an offset of a source that somebody wants to store, before it is stored: is the partition one of this config's, can a
+	// task go on from the position. A nil position forgets the partition. config has its secrets resolved. Optional: anything goes.
+	CheckOffset func(config map[string]string, o Offset) error
+
 	// NewSource makes a task of a KindSource; NewSink of a KindSink. They do no I/O.
 	NewSource func() SourceTask
 	NewSink   func() SinkTask

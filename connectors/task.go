@@ -20,6 +20,9 @@ type TaskContext struct {
 	// Report replaces what status shows of the task's own progress: phase, position, rows done. Small, for people. It
 	// keeps no reference to the map, may be called from any goroutine and never blocks.
 	Report func(detail map[string]string)
+	// VoidBelow is for a Durable sink: its own offset of a partition counts only if it was stored under this epoch or a later one; an
+	// older one was altered from outside, and the consumer group has what counts. 0: all count.
+	VoidBelow func(TopicPartition) uint64
 }
 
 // SourceTask reads a source. The worker calls Open once, then Poll again and again, then Close. It makes a panic of these calls an error of the
@@ -105,8 +108,8 @@ type SinkTask interface {
 
 // Durable is a sink that keeps consumer offsets itself, in the same transaction as the data.
 type Durable interface {
-	// Offsets returns the next offset to read for each topic partition that the target knows of. The worker starts there
-	// rather than at the group's committed offset.
+	// Offsets returns the next offset to read for each topic partition that the target knows of, but for those that VoidBelow rules
+	// out. The worker starts there rather than at the group's committed offset.
 	Offsets(ctx context.Context, partitions []TopicPartition) (map[TopicPartition]int64, error)
 }
 

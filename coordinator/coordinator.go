@@ -22,7 +22,9 @@ import (
 	"github.com/millrace/millrace/coordinator/reconcile"
 	"github.com/millrace/millrace/coordinator/session"
 	"github.com/millrace/millrace/coordinator/state"
+	"github.com/millrace/millrace/internal/clusterclient"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/tlsfile"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
@@ -38,6 +40,8 @@ type Options struct {
 	DataDir string
 	// ListenAddr is the cluster's port; AdvertiseAddr what others dial, empty: the listener's own.
 	ListenAddr, AdvertiseAddr string
+	// TLS, if set, secures the traffic between nodes.
+	TLS *tlsfile.Source
 	// RESTAddr is where this node answers REST, as others reach it: host:port.
 	RESTAddr string
 	Labels   map[string]string
@@ -62,7 +66,7 @@ type Options struct {
 
 	// Listen, Dial and Storage, if set, stand in for the host's network and for the log's files in DataDir.
 	Listen  func(network, addr string) (net.Listener, error)
-	Dial    func(ctx context.Context, addr string) (net.Conn, error)
+	Dial    clusterclient.Dialer
 	Storage *raftnode.Storage
 }
 
@@ -100,7 +104,8 @@ type Coordinator struct {
 	// cluster.
 	entered, listed, peersSeen bool
 
-	wake chan struct{} // to the reconcile loop, capacity 1
+	wake   chan struct{} // to the reconcile loop, capacity 1
+	rounds rounds
 
 	mu       sync.Mutex // guards: watchers
 	watchers map[chan struct{}]struct{}
@@ -113,6 +118,9 @@ func New(o Options) (*Coordinator, error) {
 	}
 	if o.Timing == (session.Timing{}) {
 		o.Timing = session.DefaultTiming()
+	}
+	if o.Dial == nil && o.TLS != nil {
+		o.Dial = o.TLS.DialContext
 	}
 	c := &Coordinator{opts: o, ready: make(chan struct{}), wake: make(chan struct{}, 1), watchers: map[chan struct{}]struct{}{}}
 	c.fsm = fsm.New(c.changed)
@@ -162,7 +170,9 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if _, err := os.Stat(c.removedMark()); err == nil {
 		return fault.New(fault.Conflict, "%v", ErrRemoved)
 	}
-	mux, err := raftnode.Listen(c.opts.ListenAddr, c.opts.AdvertiseAddr, raftnode.Net{Listen: c.opts.Listen, Dial: c.opts.Dial})
+	mux, err := raftnode.Listen(raftnode.Port{
+		Addr: c.opts.ListenAddr, Advertise: c.opts.AdvertiseAddr, TLS: c.opts.TLS, Listen: c.opts.Listen, Dial: c.opts.Dial, Logger: c.opts.Logger,
+	})
 	if err != nil {
 		return err
 	}
@@ -243,7 +253,7 @@ func (c *Coordinator) lead(ctx context.Context) error {
 					}
 					return
 				}
-				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Logger: c.opts.Logger.With("component", "reconcile")}
+				l := &reconcile.Loop{View: c.fsm.View, Raft: c.raft, Sessions: c.sessions, Wake: c.wake, MovesMax: c.opts.MovesMax, Observe: c.rounds.observe, Logger: c.opts.Logger.With("component", "reconcile")}
 				c.loop.Store(l)
 				_ = l.Run(run)
 			})
@@ -405,6 +415,11 @@ func (c *Coordinator) Events(connector string) []session.Event { return c.sessio
 
 // WorkerAlive reports whether a worker has a lease. On the leader.
 func (c *Coordinator) WorkerAlive(id string) bool { return c.sessions.Alive(id) }
+
+// Running reports whether a worker may still run a task of a connector. On the leader.
+func (c *Coordinator) Running(connector string) bool {
+	return !c.sessions.Settled() || c.sessions.Runs(connector)
+}
 
 // Signal hands a signal to a task and waits for its answer.
 func (c *Coordinator) Signal(ctx context.Context, u state.UnitID, kind, data string) error {

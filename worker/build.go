@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/internal/config"
@@ -30,7 +32,8 @@ import (
 func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signals *runner.Signals) runner.Attempt {
 	d := runner.Deps{
 		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
-		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic, Faults: w.opts.Faults,
+		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
+		Voids: a.VoidOffsets, Faults: w.opts.Faults,
 	}
 	raw := a.Config
 	return func(ctx context.Context, live *runner.Live) (err error) {
@@ -53,7 +56,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 		}
 		d.Kafka.ClientID = fmt.Sprintf("millrace-%s-%d", k.connector, k.task)
 		d.Settings = settings(p, v, d)
-		d.Settings.Retry.Note = noteRetries(live, config.NewRedactor(raw), d.Logger)
+		d.Settings.Retry.Note = noteRetries(live, d.Progress, config.NewRedactor(raw), d.Logger)
 		if t := sourceOffsetsTopic(p, v); t != "" {
 			d.OffsetsTopic = t
 		}
@@ -87,13 +90,14 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 	}
 }
 
-// noteRetries shows in status why a task tries something again in place, and logs it once.
-func noteRetries(live *runner.Live, redact config.Redactor, log *slog.Logger) func(error) {
+// noteRetries shows in status why a task tries something again in place, counts that, and logs it once.
+func noteRetries(live *runner.Live, progress *runner.Progress, redact config.Redactor, log *slog.Logger) func(error) {
 	return func(why error) {
 		if why == nil {
 			live.Retrying("")
 			return
 		}
+		progress.Retried()
 		why = redact.Error(why)
 		if live.Retrying(why.Error()) {
 			log.Warn("trying again in place (errors.retry.timeout)", "err", why)
@@ -116,7 +120,7 @@ func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Se
 		Dead: deadletter.Policy{
 			TolerateAll: v.String(config.ErrorsTolerance) == "all", Log: v.Bool(config.ErrorsLogEnable), Messages: v.Bool(config.ErrorsLogMessages),
 			Topic: v.String(config.DeadTopic), Context: v.Bool(config.DeadContext),
-			Connector: d.Connector, Class: p.Class, Task: d.Task, Logger: d.Logger,
+			Connector: d.Connector, Class: p.Class, Task: d.Task, Logger: d.Logger, Counter: d.Progress,
 		},
 	}
 	if p.Kind == connectors.KindSource {
@@ -136,6 +140,9 @@ func settings(p *connectors.Plugin, v configdef.Values, d runner.Deps) runner.Se
 	if p.Kind != connectors.KindSink {
 		s.Creation = creationOf(v)
 		s.Compression = v.String(config.CompressionType)
+		if config.KeepsLedger(p, v) {
+			s.Ledger = v.String(config.LedgerTopic)
+		}
 	}
 	return s
 }
@@ -200,13 +207,22 @@ func policyOf(raw map[string]string, grace time.Duration) runner.Policy {
 type planner struct {
 	status *statuses
 	wake   chan struct{}
+	// audit compares the connector's topics with its ledger until ctx ends.
+	audit func(ctx context.Context, log *slog.Logger, current func() *clusterv1.Assignment)
+	log   *slog.Logger
 
 	mu sync.Mutex // guards: a
 	a  *clusterv1.Assignment
 }
 
-func newPlanner(a *clusterv1.Assignment, s *statuses) *planner {
-	return &planner{status: s, wake: make(chan struct{}, 1), a: a}
+func (w *Worker) newPlanner(a *clusterv1.Assignment, log *slog.Logger) *planner {
+	return &planner{status: w.status, wake: make(chan struct{}, 1), a: a, audit: w.audit, log: log}
+}
+
+func (p *planner) current() *clusterv1.Assignment {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.a
 }
 
 // set gives it the newest assignment.
@@ -221,11 +237,17 @@ func (p *planner) set(a *clusterv1.Assignment) {
 }
 
 func (p *planner) run(ctx context.Context, live *runner.Live) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(runner.Guard(p.log, func() error { p.audit(ctx, p.log, p.current); return nil }))
+	g.Go(runner.Guard(p.log, func() error { return p.plan(ctx, live) }))
+	return g.Wait()
+}
+
+// plan splits the config into tasks whenever the leader wants it.
+func (p *planner) plan(ctx context.Context, live *runner.Live) error {
 	up := false
 	for {
-		p.mu.Lock()
-		a := p.a
-		p.mu.Unlock()
+		a := p.current()
 		if a.PlanWanted {
 			tasks, err := plan(ctx, a.Config)
 			if err != nil {

@@ -73,6 +73,8 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 		w: w, stream: stream, hello: sent, lease: time.Duration(welcome.LeaseMs) * time.Millisecond,
 		interval: time.Duration(welcome.HeartbeatIntervalMs) * time.Millisecond, beats: make(chan beat, 64), cancel: cancel,
 	}
+	w.watched.sessions.Add(1)
+	defer w.watched.synced.Store(false)
 	// I1: the lease is counted from when the hello was sent, not from when it was answered.
 	w.lease.Extend(sent, s.lease)
 	w.opts.Logger.Info("session with the leader", "leader", welcome.Info.GetLeaderId(), "lease", s.lease)
@@ -137,6 +139,7 @@ func (s *live) receive(ctx context.Context) error {
 			default:
 			}
 			s.w.assignments <- assigned{k.Assignments, s.hello}
+			s.w.watched.synced.Store(true)
 		case *clusterv1.LeaderMessage_Signal:
 			// Leases must not wait for a task: one signal too many is refused.
 			if !g.TryGo(func() error { s.w.signal(ctx, k.Signal); return nil }) {

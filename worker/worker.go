@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/internal/clusterclient"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/tlsfile"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker/runner"
 )
@@ -27,6 +28,8 @@ type Options struct {
 	BootID string
 	// Coordinators are cluster addresses to begin with.
 	Coordinators []string
+	// TLS, if set, secures the traffic with them.
+	TLS *tlsfile.Source
 	// Kafka's brokers may be empty: then the cluster's are used, which the leader tells.
 	Kafka kafka.Config
 	// OffsetsTopic for source offsets; empty: kafka.OffsetsTopic.
@@ -44,11 +47,12 @@ type Options struct {
 
 // Worker is one worker.
 type Worker struct {
-	opts   Options
-	born   time.Time
-	client *clusterclient.Client
-	lease  *runner.Lease
-	status *statuses
+	opts    Options
+	born    time.Time
+	client  *clusterclient.Client
+	lease   *runner.Lease
+	status  *statuses
+	watched watched
 
 	assignments chan assigned  // newest only
 	lost        chan time.Time // when the lease ran out
@@ -94,6 +98,9 @@ func New(o Options) (*Worker, error) {
 	if o.OffsetsTopic == "" {
 		o.OffsetsTopic = kafka.OffsetsTopic
 	}
+	if o.Dial == nil && o.TLS != nil {
+		o.Dial = o.TLS.DialContext
+	}
 	return &Worker{
 		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.Dial), lease: runner.NewLease(o.Faults), status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
@@ -105,6 +112,11 @@ func New(o Options) (*Worker, error) {
 func (w *Worker) Leader(ctx context.Context) (string, error) {
 	info, err := w.client.Info(ctx)
 	return info.GetLeaderRestAddr(), err
+}
+
+// Info asks a coordinator about the cluster.
+func (w *Worker) Info(ctx context.Context) (*clusterv1.InfoResponse, error) {
+	return w.client.Info(ctx)
 }
 
 // Run runs the worker until ctx ends; then its units move to others or stop, it tells the leader that it leaves, and returns.
@@ -166,6 +178,7 @@ func (w *Worker) watchLease(ctx context.Context) {
 			w.opts.Logger.Warn("lease ran out: stopping all tasks", "held", len(w.holding()))
 			at := time.Now()
 			w.lapsed.Store(&at)
+			w.watched.lost.Add(1)
 			select {
 			case <-w.lost:
 			default:
@@ -268,6 +281,7 @@ func (w *Worker) manage(ctx context.Context) {
 			default:
 				r.a = a
 				r.unit.Pause(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+				r.unit.Progress.TopicsSince(a.TopicsSince)
 				if r.plan != nil {
 					r.plan.set(a)
 				}
@@ -331,14 +345,24 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 	}
 	u := &runner.Unit{
 		Connector: k.connector, Task: k.task, Epoch: a.Epoch, Gate: &runner.Gate{}, Progress: runner.NewProgress(), Logger: log,
-		Report: w.status.set,
+	}
+	u.Report = func(s *clusterv1.UnitStatus) {
+		switch s.State {
+		case clusterv1.State_STATE_FAILED:
+			u.Progress.Failed(s.RetryAtUnixMs > 0)
+		case clusterv1.State_STATE_RESTARTING:
+			u.Progress.Starting()
+		default:
+		}
+		w.status.set(s)
 	}
 	u.Gate.Set(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+	u.Progress.TopicsSince(a.TopicsSince)
 	u.Policy = policyOf(a.Config, w.opts.Grace)
 	r := &running{a: a, unit: u, stop: stop, done: make(chan struct{})}
 	var attempt runner.Attempt
 	if k.task < 0 {
-		r.plan = newPlanner(a, w.status)
+		r.plan = w.newPlanner(a, log)
 		attempt = r.plan.run
 	} else {
 		signals := &runner.Signals{Logger: log}
@@ -406,10 +430,26 @@ func (s *statuses) set(st *clusterv1.UnitStatus) {
 	k := keyOf(st.Unit)
 	if old, ok := s.byUnit[k]; ok && old.s.Epoch > st.Epoch {
 		return // a straggler of an epoch that is over
+	} else if ok && old.s.Epoch == st.Epoch && st.Audit == nil {
+		st.Audit = old.s.Audit
 	}
 	s.version++
 	s.byUnit[k] = entry{st, s.version}
 	s.poke()
+}
+
+// audit adds what the auditor has found to the status of the planning half. The next heartbeat takes it along.
+func (s *statuses) audit(k unitKey, epoch uint64, a *clusterv1.Audit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, ok := s.byUnit[k]
+	if !ok || old.s.Epoch != epoch {
+		return
+	}
+	st := proto.CloneOf(old.s)
+	st.Audit = a
+	s.version++
+	s.byUnit[k] = entry{st, s.version}
 }
 
 func (s *statuses) track(k unitKey, p *runner.Progress) {

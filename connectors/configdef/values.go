@@ -143,6 +143,9 @@ func parse(k *Key, text string) (any, error) {
 		val = items
 	case String, Class, Password:
 		if k.Required && strings.TrimSpace(text) == "" {
+			if k.Check != nil && k.Check(text) != nil {
+				return nil, k.Check(text) // it says it in its own words
+			}
 			return nil, fmt.Errorf("String must be non-empty")
 		}
 		if err := oneOf(k, text); err != nil {

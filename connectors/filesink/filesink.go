@@ -64,6 +64,8 @@ type task struct {
 	dir      string
 	bytes    int64
 	interval time.Duration
+	epoch    uint64
+	void     func(connectors.TopicPartition) uint64
 	parts    map[connectors.TopicPartition]*part
 }
 
@@ -74,8 +76,9 @@ type state struct {
 	// File is the .part file in the making, without its ending; empty: none. Size of it counts.
 	File string `json:"file,omitempty"`
 	Size int64  `json:"size"`
-	// Next offset to read.
-	Next int64 `json:"next"`
+	// Next offset to read, and the epoch of the task that got there.
+	Next  int64  `json:"next"`
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 // part is one topic partition.
@@ -98,7 +101,7 @@ func (t *task) Open(_ context.Context, tc connectors.TaskContext) error {
 		return configdef.AsError(problems)
 	}
 	t.dir, t.bytes, t.interval = v.String(Path), v.Int(RotateBytes), v.Duration(RotateInterval)
-	t.parts = map[connectors.TopicPartition]*part{}
+	t.parts, t.epoch, t.void = map[connectors.TopicPartition]*part{}, tc.Epoch, tc.VoidBelow
 	if err := os.MkdirAll(t.dir, 0o755); err != nil {
 		return fmt.Errorf("file.path: %w", err)
 	}
@@ -126,12 +129,42 @@ func (t *task) part(tp connectors.TopicPartition) (*part, error) {
 		return p, nil
 	}
 	p := &part{dir: filepath.Join(t.dir, tp.Topic, strconv.Itoa(int(tp.Partition))), next: -1}
-	if err := p.open(); err != nil {
+	err := p.open()
+	if err == nil && t.void != nil && p.saved.Epoch < t.void(tp) {
+		err = p.forget()
+	}
+	if err != nil {
 		p.close()
 		return nil, diskError(fmt.Errorf("%s: %w", p.dir, err))
 	}
 	t.parts[tp] = p
 	return p, nil
+}
+
+// forget finishes the file in the making and lets go of the offset, which was altered from outside. The state is left as it is until the
+// next flush, and so is what it leads to.
+func (p *part) forget() error {
+	p.next = -1
+	if p.f == nil {
+		return nil
+	}
+	if err := p.finish(); err != nil {
+		return err
+	}
+	p.saved.File, p.saved.Size = "", 0
+	return nil
+}
+
+// finish gives the file in the making its final name, at once or not at all. The state still names it, which open understands.
+func (p *part) finish() error {
+	if err := p.f.Close(); err != nil {
+		return err
+	}
+	p.f, p.w = nil, nil
+	if err := os.Rename(p.path(".part"), p.path("")); err != nil {
+		return err
+	}
+	return syncDir(p.dir)
 }
 
 func (p *part) open() error {
@@ -226,6 +259,10 @@ func (t *task) Put(_ context.Context, records []record.Record) error {
 func (t *task) write(p *part, line []byte, offset int64) error {
 	if p.f == nil {
 		p.saved.File, p.saved.Size = fmt.Sprintf("%020d.jsonl", offset), 0
+		if _, err := os.Stat(p.path("")); err == nil {
+			// Read again after the offsets were altered: what was written the first time stays.
+			p.saved.File = fmt.Sprintf("%020d-%d.jsonl", offset, t.epoch)
+		}
 		f, err := os.OpenFile(p.path(".part"), os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o644)
 		if err != nil {
 			return err
@@ -261,7 +298,7 @@ func (t *task) flush(p *part) error {
 	if err := p.f.Sync(); err != nil {
 		return err
 	}
-	p.saved.Size, p.saved.Next = p.size, p.next
+	p.saved.Size, p.saved.Next, p.saved.Epoch = p.size, p.next, t.epoch
 	if err := p.save(); err != nil {
 		return err
 	}
@@ -269,15 +306,7 @@ func (t *task) flush(p *part) error {
 	if p.size < t.bytes && (t.interval == 0 || time.Since(p.born) < t.interval) {
 		return nil
 	}
-	// Finished: the rename is atomic, and the state still names the file, which open understands.
-	if err := p.f.Close(); err != nil {
-		return err
-	}
-	p.f, p.w = nil, nil
-	if err := os.Rename(p.path(".part"), p.path("")); err != nil {
-		return err
-	}
-	return syncDir(p.dir)
+	return p.finish()
 }
 
 // save replaces the state file.

@@ -17,6 +17,7 @@ import (
 	"github.com/go-mysql-org/go-mysql/mysql"
 
 	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/connectors/record"
 )
 
@@ -81,12 +82,19 @@ func (s *settings) tls() (*tls.Config, error) {
 	if s.sslCA != "" {
 		pem, err := os.ReadFile(s.sslCA)
 		if err != nil {
-			return nil, fmt.Errorf("read database.ssl.ca: %w", err)
+			return nil, sslProblem(keySSLCA, s.sslCA, err.Error())
 		}
 		cfg.RootCAs = x509.NewCertPool()
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("database.ssl.ca holds no PEM certificate")
+			return nil, sslProblem(keySSLCA, s.sslCA, "it holds no PEM certificate")
 		}
+	}
+	if s.sslCert != "" {
+		pair, err := tls.LoadX509KeyPair(s.sslCert, s.sslKey)
+		if err != nil {
+			return nil, sslProblem(keySSLCert, s.sslCert, err.Error())
+		}
+		cfg.Certificates = []tls.Certificate{pair}
 	}
 	switch s.sslMode {
 	case "verify_identity":
@@ -104,26 +112,65 @@ func (s *settings) tls() (*tls.Config, error) {
 	return cfg, nil
 }
 
+func sslProblem(key, value, problem string) error {
+	return configdef.AsError([]configdef.Problem{{Key: key, Value: value, Message: fmt.Sprintf("Invalid value %s for configuration %s: %s.", value, key, problem)}})
+}
+
+// sslRefusal names the key behind a connection that fails over TLS; nil: TLS is not why.
+func (s *settings) sslRefusal(err error) error {
+	var host x509.HostnameError
+	var my *mysql.MyError
+	switch {
+	case errors.As(err, &host):
+		return sslProblem(keySSLMode, s.sslMode, fmt.Sprintf("the server's certificate is not for %s: %v; connect to a name that it has, or use verify_ca", s.host, host))
+	case errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.CertificateInvalidError)):
+		return sslProblem(keySSLCA, s.sslCA, fmt.Sprintf("the server's certificate is not trusted: %v; give the file of the authority that has signed it", err))
+	case strings.Contains(err.Error(), "does not support TLS"):
+		return sslProblem(keySSLMode, s.sslMode, "the server has no TLS; use preferred or disabled, or switch on TLS there")
+	case errors.As(err, &my) && my.Code == secureTransportRequired:
+		return sslProblem(keySSLMode, s.sslMode, "the server takes encrypted connections only; use required")
+	}
+	return nil
+}
+
+// sameReplicaMariaDB is MariaDB's answer to the older of two replicas with one id.
+const sameReplicaMariaDB = 4052
+
+// sslHint is the other reason why a server may refuse a user.
+func (s *settings) sslHint() string {
+	switch {
+	case s.sslMode == "disabled":
+		return "; where it takes encrypted connections only, set database.ssl.mode"
+	case s.sslCert == "":
+		return "; where the user must show a certificate, set database.ssl.cert"
+	}
+	return ""
+}
+
+// secureTransportRequired is what MySQL with require_secure_transport answers; MariaDB says that it refuses the user.
+const secureTransportRequired = 3159
+
 // explain wraps an error of the server's or the network's: the way out where there is one, and Retriable where it may
 // pass by itself.
 func (s *settings) explain(doing string, err error) error {
 	var my *mysql.MyError
+	if refusal := s.sslRefusal(err); refusal != nil {
+		return fmt.Errorf("%s: %w", doing, refusal)
+	}
 	if !errors.As(err, &my) {
 		return connectors.Retriable(fmt.Errorf("%s: %w", doing, err))
 	}
 	switch my.Code {
 	case 1045:
-		return fmt.Errorf("%s: the server refuses user %q or its password (database.user, database.password): %w", doing, s.user, err)
+		return fmt.Errorf("%s: the server refuses user %q or its password (database.user, database.password)%s: %w", doing, s.user, s.sslHint(), err)
 	case 1227, 1142, 1044:
 		return fmt.Errorf("%s: user %q lacks a privilege: %w; run %s", doing, s.user, err, s.grant())
-	case 1236:
-		switch text := my.Message; {
-		case strings.Contains(text, "server_uuid") || strings.Contains(text, "server_id") || strings.Contains(text, "same server"):
+	case 1236, sameReplicaMariaDB:
+		if my.Code == sameReplicaMariaDB || strings.Contains(my.Message, "server_uuid") || strings.Contains(my.Message, "server_id") || strings.Contains(my.Message, "same server") {
 			return fmt.Errorf("%s: another replica uses server id %d; set database.server.id to a number that nothing else uses: %w", doing, s.serverID, err)
-		default:
-			return &purgedError{fmt.Errorf("%s: the server no longer has the binlog that this connector has to go on from: %w; "+
-				"keep binlogs longer (binlog_expire_logs_seconds), and reset the connector's offsets so that it makes a new snapshot, or set snapshot.mode=when_needed", doing, err)}
 		}
+		return &purgedError{fmt.Errorf("%s: the server no longer has the binlog that this connector has to go on from: %w; "+
+			"keep binlogs longer (binlog_expire_logs_seconds), and reset the connector's offsets so that it makes a new snapshot, or set snapshot.mode=when_needed", doing, err)}
 	case 1040, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 1226, 1317, 3024, 4031:
 		return connectors.Retriable(fmt.Errorf("%s: %w", doing, err))
 	}

@@ -31,13 +31,13 @@ type query struct {
 
 var (
 	leading   = regexp.MustCompile(`^(?s:\s+|/\*[^!].*?\*/|/\*![0-9]*|--[^\n]*\n|#[^\n]*\n)+`)
-	name      = "((?:`(?:[^`]|``)+`|[^\\s`.(;]+)(?:\\s*\\.\\s*(?:`(?:[^`]|``)+`|[^\\s`.(;]+))?)"
+	name      = "((?:`(?:[^`]|``)+`|[^\\s`.(;,]+)(?:\\s*\\.\\s*(?:`(?:[^`]|``)+`|[^\\s`.(;,]+))?)"
 	reTable   = regexp.MustCompile(`(?is)^(create|alter|drop|truncate|rename)\s+(?:or\s+replace\s+)?(?:online\s+|offline\s+|ignore\s+)*(?:temporary\s+)?(?:table\s+|tables\s+)(?:if\s+(?:not\s+)?exists\s+)?` + name)
 	reTrunc   = regexp.MustCompile(`(?is)^truncate\s+(?:table\s+)?` + name)
 	reRename  = regexp.MustCompile(`(?is)\sto\s+` + name)
 	reIndex   = regexp.MustCompile(`(?is)^(create|drop)\s+(?:or\s+replace\s+)?(?:online\s+|offline\s+)?(?:unique\s+|fulltext\s+|spatial\s+)?index\s.*?\son\s+` + name)
 	reDB      = regexp.MustCompile("(?is)^(?:create|drop|alter)\\s+(?:or\\s+replace\\s+)?(?:database|schema)\\s+(?:if\\s+(?:not\\s+)?exists\\s+)?(`(?:[^`]|``)+`|[^\\s`;]+)")
-	reAltered = regexp.MustCompile(`(?is)^(rename\s+(?:to\s+|as\s+)?|add\s+(?:unique|index|key|fulltext|spatial)\b|drop\s+(?:index|key|constraint)\b)`)
+	reAltered = regexp.MustCompile(`(?is)^(rename\s+(?:to\s+|as\s+)?|add\s+(?:constraint\s+(?:\S+\s+)??)?(?:unique|primary|index|key|fulltext|spatial)\b|drop\s+(?:index|key|constraint)\b)`)
 )
 
 func classify(sql string) query {

@@ -1,11 +1,11 @@
 // Package mysqlcdc captures MySQL and MariaDB: a snapshot of the tables and every change from the binlog, exactly once
 // per place in the log.
 //
-//	server ──binlog──► go-mysql (packets) ──► queue, bounded by bytes ──► stream ──► batches ──► Poll
+//	server ──binlog──► dump (events) ──► queue, bounded by bytes ──► stream ──► batches ──► Poll
 //	       ──SELECT──► snapshot readers (chunks) ───────────────────────────▲
 //
 // Goroutines: one stream, which owns the position, the schema and all of snapshotState; up to snapshot.max.threads readers,
-// which talk to it by functions that it runs (stream.do); go-mysql's reader. All end with Close.
+// which talk to it by functions that it runs (stream.do); one that reads the log (queue.fill). All end with Close.
 //
 // Offsets have Debezium's shape. Within a transaction they name its start, and how many row events, and rows of the next,
 // were delivered; all tables' events count, so that a filter may change. A DDL statement counts as one. (I2, I3)
@@ -17,9 +17,12 @@
 //
 // An UPDATE that changes the primary key is emitted as a delete of the old key and a create of the new one.
 //
-// What can't be decoded or understood stops the task (I5): statements instead of rows, incidents, parts of JSON documents,
-// XA transactions on captured tables, unknown events, partial row images, invalid text.
+// XA transactions are read again when they commit. Changed parts of JSON documents are put into the document of the before image.
+// A compressed transaction is unpacked event by event (I8).
 //
-// Not done: foreign-key cascades before MySQL 9.6 are not in the log at all; tables that join the filter later are streamed
-// but not read; without binlog_row_metadata=FULL a column renamed while the connector is behind can't be told from the log.
+// What can't be decoded or understood stops the task (I5): statements instead of rows, incidents, wrong checksums, parts of JSON
+// documents without the document, unknown events, row images without the key, invalid text.
+//
+// Not done: foreign-key cascades before MySQL 9.6 are not in the log at all; without binlog_row_metadata=FULL a column renamed
+// while the connector is behind can't be told from the log.
 package mysqlcdc

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-mysql-org/go-mysql/mysql"
+
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/record"
 )
@@ -161,6 +163,16 @@ func (b *rowBatch) addDDL(topic string, id tableID, env *record.Envelope, sql, d
 		Type: record.TypeStruct, Name: "io.debezium.connector." + env.Connector + ".SchemaChangeKey", Version: 1,
 		Fields: []record.Field{{Name: "databaseName", Schema: &record.Schema{Type: record.TypeString}}},
 	}}
+}
+
+// addStatement appends the statement that changed the rows to come. Canal names no database, and on MariaDB no table.
+func (b *rowBatch) addStatement(topic string, id tableID, sql string, src record.Source, flavor string) {
+	t := &record.Table{}
+	if flavor != mysql.MariaDBFlavor {
+		t.Name = id.name
+	}
+	r := b.add(topic, t, record.OpStatement, nil, nil, &src)
+	r.Value.(*record.ChangeEvent).SQL = sql
 }
 
 // followed says what a statement did to captured tables.

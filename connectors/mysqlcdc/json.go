@@ -18,17 +18,25 @@ func appendJSON(out, data []byte) ([]byte, error) {
 	if len(data) == 0 {
 		return append(out, "null"...), nil
 	}
-	return appendJSONValue(out, data[0], data[1:], 0)
+	return appendJSONValue(out, data[0], data[1:], limitJSON(out, len(data)))
 }
 
-func appendJSONValue(out []byte, typ byte, p []byte, depth int) ([]byte, error) {
-	if depth > maxJSONDepth {
+// jsonLimit bounds the text of a document: a damaged one can lead to the same bytes again and again (I8).
+type jsonLimit struct{ depth, size int }
+
+// limitJSON is the limit of a document of n bytes whose text goes behind out. An escape makes six bytes of one.
+func limitJSON(out []byte, n int) jsonLimit { return jsonLimit{size: len(out) + 8*n + 64} }
+
+func (l jsonLimit) deeper() jsonLimit { return jsonLimit{l.depth + 1, l.size} }
+
+func appendJSONValue(out []byte, typ byte, p []byte, l jsonLimit) ([]byte, error) {
+	if l.depth > maxJSONDepth || len(out) > l.size {
 		return nil, errJSON
 	}
 	need := func(n int) bool { return len(p) >= n }
 	switch typ {
 	case 0, 1, 2, 3:
-		return appendJSONContainer(out, typ, p, depth)
+		return appendJSONContainer(out, typ, p, l)
 	case 4:
 		if !need(1) {
 			return nil, errJSON
@@ -76,7 +84,11 @@ func appendJSONValue(out []byte, typ byte, p []byte, depth int) ([]byte, error) 
 		if !need(8) {
 			return nil, errJSON
 		}
-		return appendJSONDouble(out, math.Float64frombits(binary.LittleEndian.Uint64(p))), nil
+		f := math.Float64frombits(binary.LittleEndian.Uint64(p))
+		if math.IsNaN(f) || math.IsInf(f, 0) { // JSON has neither
+			return nil, errJSON
+		}
+		return appendJSONDouble(out, f), nil
 	case 12:
 		s, err := jsonBytes(p)
 		if err != nil {
@@ -114,14 +126,35 @@ func jsonBytes(p []byte) ([]byte, error) {
 	return p[i+1 : i+1+int(n)], nil
 }
 
-func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, error) {
+func appendJSONContainer(out []byte, typ byte, p []byte, l jsonLimit) ([]byte, error) {
+	open, end := byte('['), byte(']')
+	if typ <= 1 {
+		open, end = '{', '}'
+	}
+	out = append(out, open)
+	first := true
+	err := eachJSON(typ, p, func(key []byte, typ byte, body []byte) (err error) {
+		if !first {
+			out = append(out, ", "...)
+		}
+		if first = false; open == '{' {
+			out = append(appendJSONString(out, key), ": "...)
+		}
+		out, err = appendJSONValue(out, typ, body, l.deeper())
+		return err
+	})
+	return append(out, end), err
+}
+
+// eachJSON calls f for each value of an object or array.
+func eachJSON(typ byte, p []byte, f func(key []byte, typ byte, body []byte) error) error {
 	width := 2 // of counts and offsets
 	if typ == 1 || typ == 3 {
 		width = 4
 	}
 	object := typ == 0 || typ == 1
 	if len(p) < 2*width {
-		return nil, errJSON
+		return errJSON
 	}
 	count, size := int(little(p[:width])), int(little(p[width:2*width]))
 	entries, keyWidth := 2*width, 0
@@ -130,25 +163,18 @@ func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, err
 	}
 	values := entries + count*keyWidth
 	if size > len(p) || values+count*(width+1) > size {
-		return nil, errJSON
+		return errJSON
 	}
 	p = p[:size]
-	open, end := byte('['), byte(']')
-	if object {
-		open, end = '{', '}'
-	}
-	out = append(out, open)
 	for i := range count {
-		if i > 0 {
-			out = append(out, ", "...)
-		}
+		var key []byte
 		if object {
 			e := p[entries+i*keyWidth:]
 			at, n := int(little(e[:width])), int(little(e[width:width+2]))
 			if at+n > size {
-				return nil, errJSON
+				return errJSON
 			}
-			out = append(appendJSONString(out, p[at:at+n]), ": "...)
+			key = p[at : at+n]
 		}
 		v := p[values+i*(width+1):]
 		t := v[0]
@@ -156,16 +182,15 @@ func appendJSONContainer(out []byte, typ byte, p []byte, depth int) ([]byte, err
 		if inline := t == 4 || t == 5 || t == 6 || width == 4 && (t == 7 || t == 8); !inline {
 			at := int(little(body))
 			if at >= size || at <= 0 {
-				return nil, errJSON
+				return errJSON
 			}
 			body = p[at:]
 		}
-		var err error
-		if out, err = appendJSONValue(out, t, body, depth+1); err != nil {
-			return nil, err
+		if err := f(key, t, body); err != nil {
+			return err
 		}
 	}
-	return append(out, end), nil
+	return nil
 }
 
 func appendJSONString(out, s []byte) []byte {
@@ -211,7 +236,7 @@ func appendJSONDouble(out []byte, f float64) []byte {
 		i--
 	}
 	exp, _ := strconv.Atoi(string(e[i+1:]))
-	if exp < -5 || exp >= 15 && exp >= jsonPlainLimit(e[:i]) {
+	if exp < -5 || exp >= 15 {
 		out = append(out, e[:i]...)
 		out = append(out, 'e')
 		return strconv.AppendInt(out, int64(exp), 10)
@@ -223,8 +248,6 @@ func appendJSONDouble(out []byte, f float64) []byte {
 	}
 	return append(out, ".0"...)
 }
-
-func jsonPlainLimit([]byte) int { return 15 }
 
 func appendJSONOpaque(out []byte, typ byte, s []byte) ([]byte, error) {
 	switch typ {

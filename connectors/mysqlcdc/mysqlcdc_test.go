@@ -262,7 +262,7 @@ func TestTwoPaths(t *testing.T) {
 // changes is a workload of all kinds of changes.
 func changes(run func(...string)) {
 	run("INSERT INTO a VALUES (1,'x'),(2,'y'),(3,'z')", "UPDATE a SET v='u' WHERE id<3", "BEGIN", "INSERT INTO b VALUES (1,1,'p'),(1,2,'q')",
-		"UPDATE a SET id=id+10 WHERE id=3", "DELETE FROM b WHERE k2=1", "INSERT INTO n VALUES (7),(7)", "COMMIT",
+		"UPDATE a SET id=id+10 WHERE id=3", "DELETE FROM b WHERE k2=1", "INSERT INTO n VALUES (7),(7)", "INSERT INTO n VALUES (1),(2),(3),(4),(5),(6),(7),(8),(9),(10),(11)", "COMMIT",
 		"ALTER TABLE a ADD COLUMN w INT NOT NULL DEFAULT 5", "UPDATE a,b SET a.v='multi', b.v='multi' WHERE a.id=1 AND b.k1=1", "INSERT INTO a VALUES (20,'n',6)",
 		"BEGIN", "INSERT INTO a VALUES (30,'rolled',1)", "SAVEPOINT s", "INSERT INTO a VALUES (31,'back',1)", "ROLLBACK TO s", "COMMIT",
 		"CREATE TABLE d (id INT PRIMARY KEY) SELECT id FROM a", "TRUNCATE b", "INSERT INTO b VALUES (9,9,NULL)", "ALTER TABLE b CHANGE v vv VARCHAR(20)",
@@ -285,8 +285,11 @@ func TestResumeFromEveryOffset(t *testing.T) {
 					}
 					run("SET SESSION binlog_transaction_compression=ON")
 				}
+				if strings.Contains(t.Name(), "/mysql/") {
+					run("SET SESSION binlog_rows_query_log_events=ON")
+				}
 				tables(run)
-				cfg := config(srv, name, "snapshot.mode", "no_data", "max.batch.size", "1", "include.schema.changes", "true", "skipped.operations", "none")
+				cfg := config(srv, name, "snapshot.mode", "no_data", "max.batch.size", "1", "include.schema.changes", "true", "include.statements", "true", "skipped.operations", "none")
 				task := open(t, cfg, nil)
 				changes(run)
 				// Before the first change there is no batch: its place is the start of all.
@@ -309,7 +312,7 @@ func TestResumeFromEveryOffset(t *testing.T) {
 					got[e.Op]++
 				}
 				t.Log(got)
-				if got["create"] < 12 || got["update"] < 4 || got["delete"] < 3 || got["ddl"] < 5 || got["truncate"] != 1 {
+				if got["create"] < 12 || got["update"] < 4 || got["delete"] < 3 || got["ddl"] < 5 || got["truncate"] != 1 || got["statement"] < 12 {
 					t.Fatalf("events are missing: %v\n%v", got, want)
 				}
 				n := 0

@@ -55,8 +55,9 @@ type position struct {
 	row      int64
 	serverID uint32
 	sec      int64
-	// txn is the GTID of the transaction that event and row belong to.
+	// txn is the GTID of the transaction that event and row belong to, rowEvent the size of the server's row events, by which they count.
 	txn        string
+	rowEvent   uint64
 	serverUUID string
 	// snapshot: "" done or never, else still going on.
 	snapshot  bool
@@ -81,6 +82,7 @@ func (p *position) encode() map[string]any {
 	}
 	if p.event > 0 || p.row > 0 {
 		out["event"], out["row"], out["millrace_txn"] = float64(p.event), float64(p.row), p.txn
+		out["row_event_size"] = float64(p.rowEvent)
 	}
 	if p.filter != "" {
 		out["captured"] = p.filter
@@ -170,6 +172,7 @@ func decodePosition(m map[string]any) (*position, error) {
 	p.at = logPos{str("file"), num("pos")}
 	p.gtids = strings.Join(strings.Fields(str("gtids")), "")
 	p.serverUUID, p.txn, p.through = str("server_uuid"), str("millrace_txn"), str("snapshot_through")
+	p.rowEvent = num("row_event_size")
 	p.event, p.row, p.sec, p.serverID = int64(num("event")), int64(num("row")), int64(num("ts_sec")), uint32(num("server_id"))
 	if _, ours := m["server_uuid"]; !ours {
 		// Another connector's count of events has another meaning: begin the transaction again rather than skip too much (I2).

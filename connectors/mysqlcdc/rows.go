@@ -1,12 +1,13 @@
 package mysqlcdc
 
 import (
+	"bytes"
+	"compress/zlib"
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
+	"io"
 
-	"github.com/go-mysql-org/go-mysql/mysql"
 	"github.com/go-mysql-org/go-mysql/replication"
 
 	"github.com/millrace/millrace/connectors/record"
@@ -15,27 +16,19 @@ import (
 const headerSize = replication.EventHeaderSize
 
 // tableMap finds the shape of the rows that follow: by the body of the map, never by its id, which the server uses anew.
-func (s *stream) tableMap(e *replication.BinlogEvent, m *replication.TableMapEvent, checksum bool) error {
+func (s *stream) tableMap(e *replication.BinlogEvent) error {
 	if len(e.RawData) < headerSize+8 {
 		return fmt.Errorf("table map at %s is too short", s.read)
 	}
-	body := e.RawData[headerSize+8:] // behind id and flags
-	if checksum {
-		body = body[:max(0, len(body)-replication.BinlogChecksumLength)]
-	}
+	id, body := little(e.RawData[headerSize:headerSize+6]), e.RawData[headerSize+8:] // flags between them
 	if sh, ok := s.schema.shapes[string(body)]; ok {
-		s.maps[m.TableID] = sh
+		s.maps[id] = sh
 		return nil
 	}
 	if s.parser == nil {
 		return fmt.Errorf("table map at %s before any format description", s.read)
 	}
-	raw := e.RawData
-	if s.checksum && !checksum { // inside a compressed transaction; the parser expects the four bytes that are not there
-		raw = append(slices.Clone(raw), 0, 0, 0, 0)
-		binary.LittleEndian.PutUint32(raw[9:], uint32(len(raw)))
-	}
-	full, err := s.parser.Parse(raw)
+	full, err := parseWhole(s.parser, e.RawData)
 	if err != nil {
 		return fmt.Errorf("parse table map at %s: %w", s.read, err)
 	}
@@ -47,54 +40,63 @@ func (s *stream) tableMap(e *replication.BinlogEvent, m *replication.TableMapEve
 		clear(s.schema.shapes)
 	}
 	s.schema.shapes[string(body)] = sh
-	s.maps[m.TableID] = sh
+	s.maps[id] = sh
 	return nil
+}
+
+// rowsKind is what the type of a row event says.
+type rowsKind struct {
+	op                  record.Op
+	v2                  bool // has room for more in its header
+	compressed, partial bool
+}
+
+// MariaDB's compressed row events of the second version, which go-mysql does not know.
+const (
+	mariadbWriteCompressedV2  replication.EventType = 169
+	mariadbUpdateCompressedV2 replication.EventType = 170
+	mariadbDeleteCompressedV2 replication.EventType = 171
+)
+
+var rowsKinds = map[replication.EventType]rowsKind{
+	replication.WRITE_ROWS_EVENTv1:                      {op: record.OpCreate},
+	replication.UPDATE_ROWS_EVENTv1:                     {op: record.OpUpdate},
+	replication.DELETE_ROWS_EVENTv1:                     {op: record.OpDelete},
+	replication.WRITE_ROWS_EVENTv2:                      {op: record.OpCreate, v2: true},
+	replication.UPDATE_ROWS_EVENTv2:                     {op: record.OpUpdate, v2: true},
+	replication.DELETE_ROWS_EVENTv2:                     {op: record.OpDelete, v2: true},
+	replication.PARTIAL_UPDATE_ROWS_EVENT:               {op: record.OpUpdate, v2: true, partial: true},
+	replication.MARIADB_WRITE_ROWS_COMPRESSED_EVENT_V1:  {op: record.OpCreate, compressed: true},
+	replication.MARIADB_UPDATE_ROWS_COMPRESSED_EVENT_V1: {op: record.OpUpdate, compressed: true},
+	replication.MARIADB_DELETE_ROWS_COMPRESSED_EVENT_V1: {op: record.OpDelete, compressed: true},
+	mariadbWriteCompressedV2:                            {op: record.OpCreate, v2: true, compressed: true},
+	mariadbUpdateCompressedV2:                           {op: record.OpUpdate, v2: true, compressed: true},
+	mariadbDeleteCompressedV2:                           {op: record.OpDelete, v2: true, compressed: true},
+}
+
+func isRows(t replication.EventType) bool {
+	_, ok := rowsKinds[t]
+	return ok
 }
 
 // rowsBody is a row event taken apart.
 type rowsBody struct {
+	rowsKind
 	table           uint64
 	end             bool // last row event of its statement
 	before, present []byte
 	rows            []byte
-	op              record.Op
 }
 
-func parseRows(e *replication.BinlogEvent, checksum bool) (rowsBody, error) {
-	var b rowsBody
-	p := e.RawData[headerSize:]
-	if checksum {
-		p = p[:max(0, len(p)-replication.BinlogChecksumLength)]
-	}
-	v2, update, compressed := false, false, false
-	switch t := e.Header.EventType; t {
-	case replication.WRITE_ROWS_EVENTv1, replication.MARIADB_WRITE_ROWS_COMPRESSED_EVENT_V1:
-		b.op = record.OpCreate
-		compressed = t == replication.MARIADB_WRITE_ROWS_COMPRESSED_EVENT_V1
-	case replication.WRITE_ROWS_EVENTv2:
-		b.op, v2 = record.OpCreate, true
-	case replication.UPDATE_ROWS_EVENTv1, replication.MARIADB_UPDATE_ROWS_COMPRESSED_EVENT_V1:
-		b.op, update = record.OpUpdate, true
-		compressed = t == replication.MARIADB_UPDATE_ROWS_COMPRESSED_EVENT_V1
-	case replication.UPDATE_ROWS_EVENTv2:
-		b.op, update, v2 = record.OpUpdate, true, true
-	case replication.DELETE_ROWS_EVENTv1, replication.MARIADB_DELETE_ROWS_COMPRESSED_EVENT_V1:
-		b.op = record.OpDelete
-		compressed = t == replication.MARIADB_DELETE_ROWS_COMPRESSED_EVENT_V1
-	case replication.DELETE_ROWS_EVENTv2:
-		b.op, v2 = record.OpDelete, true
-	case replication.PARTIAL_UPDATE_ROWS_EVENT:
-		return b, fmt.Errorf("the server logs parts of JSON documents, which tell no whole row: SET GLOBAL binlog_row_value_options=''")
-	default:
-		return b, fmt.Errorf("row event of type %d (%s) is not supported", t, t)
-	}
+func parseRows(t replication.EventType, p []byte) (rowsBody, error) {
+	b := rowsBody{rowsKind: rowsKinds[t]}
 	if len(p) < 8 {
 		return b, errShort
 	}
 	b.table = little(p[:6])
 	b.end = p[6]&replication.RowsEventStmtEndFlag != 0
 	p = p[8:]
-	if v2 {
+	if b.v2 {
 		if len(p) < 2 {
 			return b, errShort
 		}
@@ -104,14 +106,10 @@ func parseRows(e *replication.BinlogEvent, checksum bool) (rowsBody, error) {
 		}
 		p = p[n:]
 	}
-	if len(p) < 1 {
-		return b, errShort
+	columns, p, err := packedInt(p)
+	if err != nil {
+		return b, err
 	}
-	if need := map[byte]int{0xfc: 3, 0xfd: 4, 0xfe: 9}[p[0]]; len(p) < need {
-		return b, errShort
-	}
-	columns, _, n := mysql.LengthEncodedInt(p)
-	p = p[n:]
 	if columns > 1<<16 {
 		return b, fmt.Errorf("row event with %d columns", columns)
 	}
@@ -120,15 +118,14 @@ func parseRows(e *replication.BinlogEvent, checksum bool) (rowsBody, error) {
 		return b, errShort
 	}
 	b.before, b.present, p = p[:width], p[:width], p[width:]
-	if update {
+	if b.op == record.OpUpdate {
 		if len(p) < width {
 			return b, errShort
 		}
 		b.present, p = p[:width], p[width:]
 	}
-	if compressed {
-		var err error
-		if p, err = mysql.DecompressMariadbData(p); err != nil {
+	if b.compressed {
+		if p, err = inflate(p); err != nil {
 			return b, fmt.Errorf("decompress rows: %w", err)
 		}
 	}
@@ -136,9 +133,34 @@ func parseRows(e *replication.BinlogEvent, checksum bool) (rowsBody, error) {
 	return b, nil
 }
 
+// inflate unpacks the rows of MariaDB's compressed events: the length of the length, the length, and a zlib stream.
+func inflate(p []byte) ([]byte, error) {
+	if len(p) < 1 {
+		return nil, errShort
+	}
+	width := int(p[0] & 7)
+	if width == 0 || width > 4 || len(p) < 1+width {
+		return nil, errShort
+	}
+	size, packed := big(p[1:1+width]), p[1+width:]
+	const most = 1032 // times that zlib can make less of it
+	if size > maxEvent || size > uint64(len(packed))*most {
+		return nil, fmt.Errorf("%d bytes of rows can't be in %d packed ones", size, len(packed))
+	}
+	r, err := zlib.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, size)
+	if _, err := io.ReadFull(r, out); err != nil {
+		return nil, err
+	}
+	return out, r.Close()
+}
+
 // rows decodes a row event and emits its rows, but for those delivered before a restart.
-func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum bool) error {
-	body, err := parseRows(e, checksum)
+func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent) error {
+	body, err := parseRows(e.Header.EventType, e.RawData[headerSize:])
 	if err != nil {
 		return fmt.Errorf("row event after %s: %w", s.read, err)
 	}
@@ -153,6 +175,10 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 		defer clear(s.maps)
 	}
 	done := func() { s.event++; s.row = 0 }
+	stmt := s.unwritten
+	if sh.captured {
+		s.unwritten = ""
+	}
 	if !sh.captured && !sh.signals || s.snap.dropping(sh.id) || !s.count() {
 		done()
 		return nil
@@ -168,6 +194,15 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent, checksum 
 	var from int64
 	if s.skipping && s.event == s.skipEvent && (s.skipTxn == "" || s.skipTxn == s.txnGTID) {
 		from = s.skipRow
+	}
+	if s.batch.size+len(e.RawData) > batchBytes { // the rows of an event stay in one batch, for converters that write them together
+		if err := s.flush(ctx, false); err != nil {
+			return err
+		}
+	}
+	if stmt != "" && sh.captured && from == 0 {
+		// With its first rows, in one batch: a restart between the two would write it twice.
+		s.batch.addStatement(s.set.prefix, sh.id, stmt, s.source(e, 0), s.server.flavor)
 	}
 	s.batch.size += len(e.RawData)
 	if err := s.emitRows(ctx, e, sh, &body, from); err != nil {
@@ -186,10 +221,16 @@ func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *s
 		if err != nil {
 			return fmt.Errorf("row event after %s: %w", s.read, err)
 		}
+		image := data[:n]
 		data = data[n:]
 		var second record.Row
 		if body.op == record.OpUpdate {
-			if second, n, err = sh.decodeRow(data, body.present, s.batch); err != nil {
+			if body.partial {
+				second, n, err = sh.changed(image, data, body, s.batch)
+			} else {
+				second, n, err = sh.decodeRow(data, body.present, s.batch)
+			}
+			if err != nil {
 				return fmt.Errorf("row event after %s: %w", s.read, err)
 			}
 			data = data[n:]
@@ -220,7 +261,8 @@ func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *s
 		if s.skipping && s.event == s.skipEvent {
 			s.skipRow = s.row
 		}
-		if len(s.batch.records) >= s.set.batchRows || s.batch.size >= batchBytes {
+		// As above: only an event of very many rows is divided.
+		if n := len(s.batch.records); n >= s.set.batchRows && (len(data) == 0 || n >= 4*s.set.batchRows) || s.batch.size >= batchBytes {
 			if len(data) == 0 { // the position after the whole event is the same place, and shorter
 				s.event, s.row = s.event+1, 0
 				s.leaveSkip()

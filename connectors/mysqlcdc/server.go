@@ -18,6 +18,7 @@ type serverInfo struct {
 	fullMetadata          bool
 	logsCascades          bool   // MySQL 9.6 and later follow foreign keys above the storage engine
 	rowImage              string // empty: FULL
+	rowEvent              uint64 // binlog_row_event_max_size; 0: not known
 	zeroPositions         bool   // MariaDB 11.4 and later log events without their position
 }
 
@@ -36,7 +37,7 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 		info.zeroPositions = major > 11 || major == 11 && minor >= 4
 	}
 	v, err := c.variables(ctx, "innodb_native_foreign_keys", "log_bin", "binlog_format", "binlog_row_image", "binlog_row_value_options", "binlog_row_metadata",
-		"server_uuid", "server_uid", "server_id", "gtid_mode")
+		"server_uuid", "server_uid", "server_id", "gtid_mode", "binlog_row_event_max_size")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,6 +47,7 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 			info.uuid = "server-" + v["server_id"]
 		}
 	}
+	info.rowEvent = atoi(v["binlog_row_event_max_size"])
 	info.gtid = info.flavor == mysql.MariaDBFlavor || v["gtid_mode"] == "ON"
 	info.fullMetadata = strings.EqualFold(v["binlog_row_metadata"], "FULL")
 	var problems []configdef.Problem
@@ -61,8 +63,9 @@ func (s *settings) inspect(ctx context.Context, c *conn) (*serverInfo, []configd
 	if f := v["binlog_row_image"]; f != "" && f != "FULL" {
 		info.rowImage = f
 	}
-	if f := v["binlog_row_value_options"]; f != "" {
-		bad("The server at %s has binlog_row_value_options=%s, which logs parts of JSON documents; run SET GLOBAL binlog_row_value_options=''.", s.addr(), f)
+	if f := v["binlog_row_value_options"]; f != "" && info.rowImage != "" {
+		bad("The server at %s has binlog_row_value_options=%s and binlog_row_image=%s, which log parts of JSON documents without the documents; "+
+			"run SET GLOBAL binlog_row_value_options=''.", s.addr(), f, info.rowImage)
 	}
 	if s.serverID == uint32(atoi(v["server_id"])) {
 		problems = append(problems, configdef.Problem{Key: keyServerID, Value: v["server_id"], Message: "The server itself has this id; choose another."})
@@ -157,6 +160,11 @@ func (s *settings) start(ctx context.Context, c *conn, info *serverInfo) (*posit
 // available checks that the log still reaches back to p, and that p is a place of this server's.
 func (s *settings) available(ctx context.Context, c *conn, info *serverInfo, p *position) error {
 	if info.gtid && p.gtids != "" {
+		// How much of a transaction was delivered is counted in row events, which another server must cut alike.
+		if p.serverUUID != info.uuid && p.event+p.row > 0 && p.rowEvent != info.rowEvent {
+			return fmt.Errorf("the stored offset lies within transaction %s, which server %s logged in row events of %d bytes and this one, %s, in events of %d: "+
+				"start it with binlog_row_event_max_size=%[3]d, or reset the connector's offsets", p.txn, p.serverUUID, p.rowEvent, info.uuid, info.rowEvent)
+		}
 		if info.flavor == mysql.MariaDBFlavor {
 			return s.reachesBack(ctx, c, p)
 		}

@@ -32,6 +32,7 @@ func init() {
 		KeyConverter:   "json",
 		ValueConverter: "canal-json",
 		Validate:       validate,
+		CheckOffset:    checkOffset,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})
 	// Debezium's classes: the same connector, with the defaults that an unchanged config relies on.
@@ -46,6 +47,7 @@ func init() {
 		ValueConverter: "debezium-json",
 		JSONConverter:  "debezium-json",
 		Validate:       validate,
+		CheckOffset:    checkOffset,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})
 }
@@ -100,9 +102,12 @@ func validate(ctx context.Context, config map[string]string) []configdef.Problem
 }
 
 func dialProblems(s *settings, err error) []configdef.Problem {
+	if bad, ok := errors.AsType[*configdef.Error](err); ok {
+		return bad.Problems
+	}
 	var my *mysql.MyError
 	if errors.As(err, &my) && my.Code == mysql.ER_ACCESS_DENIED_ERROR {
-		msg := fmt.Sprintf("The server at %s refuses user %q or its password; check both.", s.addr(), s.user)
+		msg := fmt.Sprintf("The server at %s refuses user %q or its password; check both%s.", s.addr(), s.user, s.sslHint())
 		return []configdef.Problem{{Key: keyUser, Value: s.user, Message: msg}, {Key: keyPassword, Value: "[hidden]", Message: msg}}
 	}
 	msg := fmt.Sprintf("No connection to %s: %v.", s.addr(), err)

@@ -36,6 +36,8 @@ const (
 	keyConnectTimeout = "connect.timeout.ms"
 	keySSLMode        = "database.ssl.mode"
 	keySSLCA          = "database.ssl.ca"
+	keySSLCert        = "database.ssl.cert"
+	keySSLKey         = "database.ssl.key"
 	keyTombstones     = "tombstones.on.delete"
 	keySchemaChanges  = "include.schema.changes"
 	keySkipped        = "skipped.operations"
@@ -53,6 +55,7 @@ const (
 	keyBeatQuery      = "heartbeat.action.query"
 	keyHeaders        = "extended.headers.enabled"
 	keyQuery          = "include.query"
+	keyStatements     = "include.statements"
 	keyUnchanged      = "skip.messages.without.change"
 	keyTopicRegex     = "topic.regex"
 	keyTopicReplace   = "topic.replacement"
@@ -99,6 +102,8 @@ func ownKeys() []configdef.Key {
 		{Name: keyServerID, Type: configdef.Long, NoDefault: true, HasMin: true, Min: 1, HasMax: true, Max: 4294967295, Importance: configdef.Medium, Group: groupConnection, Doc: "Replica id that the connector shows to the server. No other replica may use it. Not given: a number made from the connector's name."},
 		{Name: keySSLMode, Type: configdef.String, Default: "preferred", OneOf: []string{"disabled", "preferred", "required", "verify_ca", "verify_identity", "disable", "trust", "verify-ca", "verify-full"}, Group: groupConnection, Doc: "Whether to encrypt the connection: preferred encrypts where the server can, required insists on it, verify_ca checks the certificate too, and verify_identity the host name as well. disable, trust, verify-ca and verify-full are the MariaDB connector's words for disabled, required, verify_ca and verify_identity."},
 		{Name: keySSLCA, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the PEM certificates of the authorities to trust. Empty: the system's."},
+		{Name: keySSLCert, Type: configdef.String, Default: "", Group: groupConnection, Doc: "File with the connector's own certificate, as PEM, for users that must show one (REQUIRE X509). Needs database.ssl.key."},
+		{Name: keySSLKey, Type: configdef.String, Default: "", Group: groupConnection, DependsOn: []string{keySSLCert}, Doc: "File with the private key of database.ssl.cert, as PEM."},
 		{Name: keyConnectTimeout, Type: configdef.Int, Default: "30000", HasMin: true, Min: 100, Importance: configdef.Low, Group: groupConnection, Doc: "Longest time to wait for a connection, in ms."},
 		{
 			Name: keyPrefix, Type: configdef.String, Required: true, Importance: configdef.High, Group: groupEvents, Doc: "First part of the names of all topics, and the key of the stored offsets. It must not change once the connector has run.",
@@ -134,7 +139,7 @@ func ownKeys() []configdef.Key {
 		{Name: keyTombstones, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether a delete is followed by a record with the same key and a null value, for compacted topics."},
 		{Name: keySchemaChanges, Type: configdef.Boolean, Default: "false", Group: groupEvents, Doc: "Whether DDL statements are written to the topic that is named by topic.prefix."},
 		{Name: keySkipped, Type: configdef.List, Default: "t", OneOf: []string{"c", "u", "d", "t", "none"}, Group: groupEvents, Doc: "Operations to leave out: c (create), u (update), d (delete), t (truncate), or none."},
-		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes."},
+		{Name: keyBatchRows, Type: configdef.Int, Default: "2048", HasMin: true, Min: 1, HasMax: true, Max: 100000, Importance: configdef.Low, Group: groupEvents, Doc: "Most rows in one batch of streamed changes; up to four times as many where they are of one row event of the log, which is divided only then."},
 		{Name: keyQueueBytes, Type: configdef.Long, Default: "8388608", HasMin: true, Min: 0, Importance: configdef.Low, Group: groupEvents, Doc: "How many bytes of the binlog may wait to be decoded. 0: 8 MiB."},
 	}, shapeKeys()...)
 }
@@ -149,6 +154,9 @@ func checkTogether(v configdef.Values) []configdef.Problem {
 				Message: fmt.Sprintf("%s and %s exclude each other; give one of them.", pair[0], pair[1]),
 			})
 		}
+	}
+	if v.OK(keySSLCert) && v.OK(keySSLKey) && (v.String(keySSLCert) == "") != (v.String(keySSLKey) == "") {
+		out = append(out, configdef.Problem{Key: keySSLKey, Value: v.String(keySSLKey), Message: "database.ssl.cert and database.ssl.key need each other."})
 	}
 	if v.OK(keyOverrides) {
 		for _, name := range v.List(keyOverrides) {
@@ -207,10 +215,12 @@ func ignoredKeys() []configdef.Key {
 
 // settings is the connector's config, parsed.
 type settings struct {
+	name                 string // the connector's
 	host, user, password string
 	port                 int
 	serverID             uint32
 	sslMode, sslCA       string
+	sslCert, sslKey      string
 	plain                atomic.Bool // preferred found that the server has no TLS
 	connectTimeout       time.Duration
 	prefix               string
@@ -223,6 +233,7 @@ type settings struct {
 	shape                shaping
 	txnTopic             string // empty: no transaction metadata
 	query                bool
+	statements           bool
 	debezium             bool // the class stands in for Debezium's
 	envelope             *record.Envelope
 	tombstones           bool
@@ -247,8 +258,8 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		return nil, problems
 	}
 	s := &settings{
-		host: v.String(keyHost), port: int(v.Int(keyPort)), user: v.String(keyUser), password: v.String(keyPassword),
-		serverID: uint32(v.Int(keyServerID)), sslMode: v.String(keySSLMode), sslCA: v.String(keySSLCA),
+		name: connector, host: v.String(keyHost), port: int(v.Int(keyPort)), user: v.String(keyUser), password: v.String(keyPassword),
+		serverID: uint32(v.Int(keyServerID)), sslMode: v.String(keySSLMode), sslCA: v.String(keySSLCA), sslCert: v.String(keySSLCert), sslKey: v.String(keySSLKey),
 		connectTimeout: v.Duration(keyConnectTimeout), prefix: v.String(keyPrefix),
 		snapshotMode: v.String(keySnapshotMode), threads: int(v.Int(keyThreads)), chunkRows: int(v.Int(keyChunkRows)),
 		heartbeat: v.Duration(keyHeartbeat), tombstones: v.Bool(keyTombstones), schemaChanges: v.Bool(keySchemaChanges),
@@ -275,7 +286,7 @@ func parseSettings(connector string, config map[string]string) (*settings, []con
 		s.heartbeat = 10 * time.Second
 	}
 	s.beatTopic, s.beatQuery = topicName(v.String(keyBeatPrefix)+v.String(keyDelimiter)+s.prefix), v.String(keyBeatQuery)
-	s.query = v.Bool(keyQuery)
+	s.query, s.statements = v.Bool(keyQuery), v.Bool(keyStatements)
 	if p, ok := connectors.Lookup(config["connector.class"]); ok {
 		s.debezium = p.Class == debeziumClass
 	}

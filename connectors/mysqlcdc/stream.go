@@ -2,7 +2,6 @@ package mysqlcdc
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/go-mysql-org/go-mysql/client"
 	"github.com/go-mysql-org/go-mysql/mysql"
 	"github.com/go-mysql-org/go-mysql/replication"
 	"github.com/google/uuid"
@@ -24,8 +22,7 @@ import (
 )
 
 const (
-	heartbeatPeriod = 5 * time.Second
-	batchBytes      = 4 << 20
+	batchBytes = 4 << 20
 	// reconnects is how often the stream tries by itself before it hands the error to the worker.
 	reconnects = 6
 )
@@ -65,8 +62,8 @@ type stream struct {
 	sent     string // the last position handed on, to tell if there is news
 	maps     map[uint64]*shape
 	lostOnce bool                      // a connection was lost before
-	checksum bool                      // events end in a checksum; those inside a compressed transaction never do
-	parser   *replication.BinlogParser // reads the optional metadata of table maps that are new
+	parser   *replication.BinlogParser // reads table maps that are new, and the events of compressed transactions
+	unpack   payload
 	snap     *snapshotState
 	epoch    uint64             // grows with each DDL statement of which it can't be told what it changes
 	epochs   map[tableID]uint64 // grow with each one that changes the table
@@ -75,6 +72,8 @@ type stream struct {
 	timeUS   int64             // its commit time; 0: the log has seconds only
 	xas      map[string]logPos // where prepared XA transactions begin; those without captured rows are nowhere
 	stmt     string            // the statement that the row events belong to
+	// unwritten is the same, until it has become a message of its own.
+	unwritten string
 }
 
 // do runs f on the stream's goroutine and waits for it. Once f has begun it is waited for even when ctx ends, since f writes what the
@@ -99,11 +98,9 @@ func (s *stream) place(ctx context.Context) (p logPos, err error) {
 // restore sets the place to go on from.
 func (s *stream) restore(p *position) error {
 	s.read, s.sec = p.at, p.sec
-	if s.xas = maps.Clone(p.xa); s.xas == nil {
-		s.xas = map[string]logPos{}
-	}
-	s.reached = logPos{}
-	if p.serverUUID == s.server.uuid {
+	s.xas, s.reached = map[string]logPos{}, logPos{}
+	if p.serverUUID == s.server.uuid { // places mean nothing on another one
+		maps.Copy(s.xas, p.xa)
 		s.reached = p.at
 	}
 	s.inTxn, s.explicit, s.xa, s.delivered = false, false, false, false
@@ -130,7 +127,7 @@ func (s *stream) position() position {
 		p.event, p.row, p.txn = s.skipEvent, s.skipRow, s.skipTxn
 	}
 	s.snap.describe(&p)
-	p.filter, p.xa = s.set.filter.text, s.xas
+	p.filter, p.xa, p.rowEvent = s.set.filter.text, s.xas, s.server.rowEvent
 	return p
 }
 
@@ -156,6 +153,7 @@ var errOtherServer = connectors.Retriable(errors.New("the address leads to anoth
 
 // run follows the log until ctx ends or an error that does not pass.
 func (s *stream) run(ctx context.Context) (err error) {
+	defer s.unpack.close()
 	defer func() {
 		if r := recover(); r != nil { // I9: what a damaged event does to a decoder must end this task only
 			err = fmt.Errorf("binlog stream at %s: panic: %v\n%s", s.read, r, debug.Stack())
@@ -194,94 +192,66 @@ func (s *stream) run(ctx context.Context) (err error) {
 	}
 }
 
-// queue carries events from go-mysql's reading goroutine, bounded by bytes (I8).
+// queue carries events from the goroutine that reads them, bounded by bytes (I8).
 type queue struct {
-	ctx    context.Context //nolint:containedctx // go-mysql's handler has no context argument
 	events chan *replication.BinlogEvent
 	weight *semaphore.Weighted
 	max    int64
 }
 
+func newQueue(max int64) *queue {
+	return &queue{events: make(chan *replication.BinlogEvent, 1024), weight: semaphore.NewWeighted(max), max: max}
+}
+
 func (q *queue) size(e *replication.BinlogEvent) int64 {
-	n := int64(len(e.RawData)) + 256
-	if p, ok := e.Event.(*replication.TransactionPayloadEvent); ok {
-		n += int64(p.UncompressedSize)
-	}
-	return min(n, q.max)
+	return min(int64(len(e.RawData))+256, q.max)
 }
 
-// HandleEvent blocks while the queue is full.
-func (q *queue) HandleEvent(e *replication.BinlogEvent) error {
-	if err := q.weight.Acquire(q.ctx, q.size(e)); err != nil {
-		return err
-	}
-	select {
-	case q.events <- e:
-		return nil
-	case <-q.ctx.Done():
-		return q.ctx.Err()
-	}
-}
-
-func (s *stream) syncerConfig(ctx context.Context, tlsConfig *tls.Config) replication.BinlogSyncerConfig {
-	var flags uint16
-	if s.set.query && s.server.flavor == mysql.MariaDBFlavor {
-		flags = replication.BINLOG_SEND_ANNOTATE_ROWS_EVENT
-	}
-	return replication.BinlogSyncerConfig{
-		ServerID: s.set.serverID, Flavor: s.server.flavor, Host: s.set.host, Port: uint16(s.set.port), User: s.set.user, Password: s.set.password,
-		Localhost: "millrace", TLSConfig: tlsConfig, HeartbeatPeriod: heartbeatPeriod, ReadTimeout: 3 * heartbeatPeriod,
-		DisableRetrySync: true, DiscardGTIDSet: true, Logger: slog.New(slog.DiscardHandler), Dialer: s.set.dialer(ctx), DumpCommandFlag: flags,
-		// Rows are decoded by the stream, straight from the event's bytes.
-		RowsEventDecodeFunc:            func(*replication.RowsEvent, []byte) error { return nil },
-		TableMapOptionalMetaDecodeFunc: func([]byte) error { return nil },
-		PayloadDecoderConcurrency:      1,
-		FillZeroLogPos:                 s.server.flavor == mysql.MariaDBFlavor && s.server.zeroPositions,
-		Option: func(c *client.Conn) error {
-			// A sink that stalls must not cost the connection: the server waits this long for us to read.
-			_, err := c.Execute("SET SESSION net_write_timeout=3600")
+// fill reads d until it ends, and waits while the queue is full.
+func (q *queue) fill(ctx context.Context, d *dump) error {
+	for {
+		e, err := d.next()
+		if err != nil {
 			return err
-		},
+		}
+		if err := q.weight.Acquire(ctx, q.size(e)); err != nil {
+			return err
+		}
+		select {
+		case q.events <- e:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 
 // follow is one connection's worth of run.
 func (s *stream) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	q := &queue{ctx: ctx, events: make(chan *replication.BinlogEvent, 1024), weight: semaphore.NewWeighted(s.set.queueBytes), max: s.set.queueBytes}
-	tlsConfig, err := s.set.tls()
-	if err == nil {
-		err = s.caughtUp(ctx)
-	}
-	if err != nil {
-		cancel()
+	defer cancel()
+	if err := s.caughtUp(ctx); err != nil {
 		return err
 	}
-	config := s.syncerConfig(ctx, tlsConfig)
-	config.SynchronousEventHandler = q
-	syncer := replication.NewBinlogSyncer(config)
-	defer syncer.Close()
-	defer cancel()
-
-	var streamer *replication.BinlogStreamer
-	if s.gtids != nil {
-		set := s.gtids.set.Clone()
-		streamer, err = syncer.StartSyncGTID(set)
-	} else {
-		if s.read.pos > 1<<32-1 {
-			return fmt.Errorf("binlog position %s is beyond 4 GiB, where the protocol can't start; switch on GTIDs, or reset the connector's offsets", s.read)
-		}
-		streamer, err = syncer.StartSync(mysql.Position{Name: s.read.file, Pos: uint32(s.read.pos)})
-	}
+	d, err := s.startDump(ctx, s.read, s.gtids, s.set.serverID)
 	if err != nil {
-		return s.set.explain("start to read the binlog", err)
+		return err
 	}
-	lost := make(chan error, 1)
-	go func() { // ends with ctx or with the connection
-		_, err := streamer.GetEvent(ctx)
-		lost <- err
-	}()
 	s.maps, s.parser = map[uint64]*shape{}, nil
+	q := newQueue(s.set.queueBytes)
+	lost, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		lost <- q.fill(ctx, d)
+	}()
+	err = s.consume(ctx, q, lost)
+	cancel() // ends the reader, if it has not ended by itself
+	<-ended
+	d.close()
+	return err
+}
+
+// consume handles what comes until the connection is lost.
+func (s *stream) consume(ctx context.Context, q *queue, lost <-chan error) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	lastFlush := time.Now()
@@ -329,24 +299,15 @@ func (s *stream) follow(ctx context.Context) error {
 			}
 		case err := <-lost:
 			// What was read before the connection went is still good.
-			for {
-				select {
-				case e := <-q.events:
-					if err := s.handle(ctx, e); err != nil {
-						return err
-					}
-					continue
-				default:
+			for len(q.events) > 0 {
+				if err := s.handle(ctx, <-q.events); err != nil {
+					return err
 				}
-				break
 			}
 			if ferr := s.flush(ctx, false); ferr != nil {
 				return ferr
 			}
-			if bad, ok := errors.AsType[*replication.EventError](err); ok {
-				return fmt.Errorf("decode binlog event %s at %s: %s", bad.Header.EventType, s.read, bad.Err)
-			}
-			return s.set.explain("read the binlog at "+s.read.String(), err)
+			return fmt.Errorf("at %s: %w", s.read, err)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -442,14 +403,16 @@ func (s *stream) caughtUp(ctx context.Context) error {
 }
 
 func (s *stream) handle(ctx context.Context, e *replication.BinlogEvent) error {
-	if p, ok := e.Event.(*replication.TransactionPayloadEvent); ok {
-		for _, inner := range p.Events {
-			if err := s.event1(ctx, inner, true); err != nil {
-				return err
-			}
+	if e.Event == opaquePayload {
+		err := s.unpack.each(s.parser, e, func(inner *replication.BinlogEvent) error {
+			err := s.event1(ctx, inner, true)
 			if !s.inTxn { // the payload's last event: only now the position may pass the payload
 				s.advance(e.Header)
 			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("compressed transaction at %s: %w", s.read, err)
 		}
 		s.advance(e.Header)
 		return s.emitChunks(ctx)
@@ -465,7 +428,7 @@ func (s *stream) begin(e *replication.BinlogEvent) error {
 	s.event, s.row, s.txnGTID, s.addGTID = 0, 0, "", nil
 	s.txnStart = s.read
 	s.serverID = e.Header.ServerID
-	s.thread, s.timeUS, s.stmt = 0, 0, ""
+	s.thread, s.timeUS, s.stmt, s.unwritten = 0, 0, "", ""
 	s.txn.reset()
 	return nil
 }
@@ -497,12 +460,12 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 	}
 	switch ev := e.Event.(type) {
 	case *replication.RowsEvent:
-		if err := s.rows(ctx, e, s.checksum && !inner); err != nil {
+		if err := s.rows(ctx, e); err != nil {
 			return err
 		}
 		move()
 	case *replication.TableMapEvent:
-		if err := s.tableMap(e, ev, s.checksum && !inner); err != nil {
+		if err := s.tableMap(e); err != nil {
 			return err
 		}
 		move()
@@ -559,7 +522,7 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 		clear(s.maps)
 		return s.emitChunks(ctx)
 	case *replication.FormatDescriptionEvent:
-		if err := s.format(e, ev); err != nil {
+		if err := s.format(e); err != nil {
 			return err
 		}
 		if ev.CreateTimestamp != 0 && s.inTxn {
@@ -599,13 +562,11 @@ func (s *stream) event1(ctx context.Context, e *replication.BinlogEvent, inner b
 }
 
 // format takes over how the events of a log are written.
-func (s *stream) format(e *replication.BinlogEvent, ev *replication.FormatDescriptionEvent) error {
-	s.parser = replication.NewBinlogParser()
-	s.parser.SetFlavor(s.server.flavor)
-	if _, err := s.parser.Parse(e.RawData); err != nil {
+func (s *stream) format(e *replication.BinlogEvent) error {
+	s.parser = newParser(s.server.flavor)
+	if _, err := parseWhole(s.parser, e.RawData); err != nil {
 		return fmt.Errorf("parse format description: %w", err)
 	}
-	s.checksum = ev.ChecksumAlgorithm == replication.BINLOG_CHECKSUM_ALG_CRC32
 	clear(s.maps)
 	return nil
 }
@@ -620,6 +581,9 @@ const (
 func (s *stream) statementText(text []byte) {
 	if s.set.query {
 		s.stmt = string(text)
+	}
+	if s.set.statements {
+		s.unwritten = string(text)
 	}
 }
 

@@ -276,13 +276,29 @@ func (s *schema) fit(sh *shape, m *replication.TableMapEvent) (*shape, error) {
 	}
 	var key []int
 	if full {
-		for _, k := range m.PrimaryKey {
-			key = append(key, int(k))
+		if !promoted(cat, m) {
+			for _, k := range m.PrimaryKey {
+				key = append(key, int(k))
+			}
 		}
 	} else {
 		key = cat.key
 	}
 	return s.build(sh, cat, columns, key, func(i int) (byte, uint16) { return m.ColumnType[i], m.ColumnMeta[i] })
+}
+
+// promoted reports whether what a table map calls the primary key is the unique index that MySQL takes for it where a table has none.
+func promoted(cat *catalogTable, m *replication.TableMapEvent) bool {
+	if cat == nil || len(cat.key) > 0 || len(m.PrimaryKey) == 0 {
+		return false
+	}
+	names := make([]string, len(m.PrimaryKey))
+	for i, k := range m.PrimaryKey {
+		if k < uint64(len(m.ColumnName)) {
+			names[i] = string(m.ColumnName[k])
+		}
+	}
+	return slices.Equal(names, cat.unique())
 }
 
 func mismatch(id tableID, what string) error {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
-	"github.com/go-mysql-org/go-mysql/mysql"
 	"github.com/go-mysql-org/go-mysql/replication"
 )
 
@@ -59,62 +57,47 @@ func (s *stream) decided(ctx context.Context, q query) error {
 
 // replay reads the row events of the XA transaction that begins at a place of the log, and emits them as if they stood here.
 func (s *stream) replay(ctx context.Context, from logPos) error {
-	if from.pos > 1<<32-1 {
-		return fmt.Errorf("an XA transaction begins at %s, beyond 4 GiB, where the protocol can't start", from)
-	}
-	tlsConfig, err := s.set.tls()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d, err := s.startDump(ctx, from, nil, s.set.serverID^1<<31) // another replica than the stream beside it
 	if err != nil {
 		return err
 	}
-	config := s.syncerConfig(ctx, tlsConfig)
-	config.ServerID = s.set.serverID ^ 1<<31 // another replica than the stream beside it
-	config.EventCacheCount = 16
-	syncer := replication.NewBinlogSyncer(config)
-	defer syncer.Close()
-	events, err := syncer.StartSync(mysql.Position{Name: from.file, Pos: uint32(from.pos)})
-	if err != nil {
-		return s.set.explain("read a prepared XA transaction", err)
-	}
-	maps, parser, checksum, read := s.maps, s.parser, s.checksum, s.read
-	defer func() { s.maps, s.parser, s.checksum, s.read, s.xa = maps, parser, checksum, read, false }()
-	s.maps, s.xa, s.read = map[uint64]*shape{}, false, from
+	defer d.close()
+	maps, parser, unpack, read := s.maps, s.parser, s.unpack, s.read
+	defer func() {
+		s.unpack.close()
+		s.maps, s.parser, s.unpack, s.read, s.xa = maps, parser, unpack, read, false
+	}()
+	s.maps, s.unpack, s.xa, s.read = map[uint64]*shape{}, payload{}, false, from
 	s.log.Debug("an XA transaction has committed; its rows are read from the log again", slog.String("from", from.String()))
-	for {
-		wait, cancel := context.WithTimeout(ctx, time.Minute)
-		e, err := events.GetEvent(wait)
-		cancel()
-		if err != nil {
-			return s.set.explain("read a prepared XA transaction at "+from.String(), err)
+	over := false
+	one := func(e *replication.BinlogEvent) error {
+		over = over || e.Header.EventType == replication.XA_PREPARE_LOG_EVENT
+		switch e.Event {
+		case opaqueTableMap:
+			return s.tableMap(e)
+		case opaqueRows:
+			return s.rows(ctx, e)
 		}
-		switch ev := e.Event.(type) {
+		return nil
+	}
+	for {
+		e, err := d.next()
+		if err != nil {
+			return fmt.Errorf("a prepared XA transaction at %s: %w", from, err)
+		}
+		switch e.Event.(type) {
 		case *replication.FormatDescriptionEvent:
-			if err := s.format(e, ev); err != nil {
-				return err
-			}
-		case *replication.TableMapEvent:
-			err = s.tableMap(e, ev, s.checksum)
-		case *replication.RowsEvent:
-			err = s.rows(ctx, e, s.checksum)
-		case *replication.TransactionPayloadEvent: // it holds the end of the group too, or is followed by it
-			for _, inner := range ev.Events {
-				switch iv := inner.Event.(type) {
-				case *replication.TableMapEvent:
-					err = s.tableMap(inner, iv, false)
-				case *replication.RowsEvent:
-					err = s.rows(ctx, inner, false)
-				}
-				if err != nil {
-					return err
-				}
-			}
+			err = s.format(e)
+		case *replication.TransactionPayloadEvent: // it holds the end of the group too
+			err = s.unpack.each(s.parser, e, one)
 		case *replication.XIDEvent:
 			return errors.New("the place where an XA transaction was prepared holds another one; the log has changed")
 		default:
-			if e.Header.EventType == replication.XA_PREPARE_LOG_EVENT {
-				return nil
-			}
+			err = one(e)
 		}
-		if err != nil {
+		if err != nil || over {
 			return err
 		}
 	}

@@ -12,9 +12,11 @@ const (
 	OpDelete
 	OpTruncate
 	OpDDL
+	// OpStatement is a statement that the log has beside the rows that it changed.
+	OpStatement
 )
 
-var opNames = [...]string{"unknown", "read", "create", "update", "delete", "truncate", "ddl"}
+var opNames = [...]string{"unknown", "read", "create", "update", "delete", "truncate", "ddl", "statement"}
 
 // String returns the lower-case name.
 func (o Op) String() string {
@@ -36,7 +38,7 @@ type ChangeEvent struct {
 	// After is the row as it is: reads, creates and updates. nil when there is none.
 	After  Row
 	Source Source
-	// SQL is the statement of a DDL event; DDLType its Canal type (CREATE, ALTER, ERASE, …).
+	// SQL is the statement of a DDL event, or the text of an OpStatement; DDLType its Canal type (CREATE, ALTER, ERASE, …).
 	SQL     string
 	DDLType string
 	// Changes are what a DDL event did to captured tables, as far as it is known.

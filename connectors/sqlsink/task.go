@@ -80,8 +80,13 @@ func (t *task) Offsets(ctx context.Context, partitions []connectors.TopicPartiti
 	out := map[connectors.TopicPartition]int64{}
 	table := quote(t.v.String(OffsetsTable))
 	for _, tp := range partitions {
-		_, err := t.db.ExecContext(ctx, "INSERT INTO "+table+" VALUES (?,?,?,-1,?) ON DUPLICATE KEY UPDATE epoch=GREATEST(epoch, VALUES(epoch))",
-			t.tc.Connector, tp.Topic, tp.Partition, t.tc.Epoch)
+		var void uint64
+		if t.tc.VoidBelow != nil {
+			void = t.tc.VoidBelow(tp)
+		}
+		// Assignments are made from left to right: the offset is judged by the epoch that stored it.
+		_, err := t.db.ExecContext(ctx, "INSERT INTO "+table+" VALUES (?,?,?,-1,?) ON DUPLICATE KEY UPDATE next_offset=IF(epoch<?,-1,next_offset), epoch=GREATEST(epoch, VALUES(epoch))",
+			t.tc.Connector, tp.Topic, tp.Partition, t.tc.Epoch, void)
 		if err != nil {
 			return nil, t.failure("take over offsets", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/connectors"
@@ -20,6 +21,7 @@ import (
 	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/kafka"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
@@ -33,14 +35,31 @@ type Cluster interface {
 	WorkerAlive(id string) bool
 	Restart(ctx context.Context, units []state.UnitID) error
 	Signal(ctx context.Context, u state.UnitID, kind, data string) error
+	// Running reports whether a worker may still run a task of the connector.
+	Running(connector string) bool
 	Group
 }
 
+// Kafka is where connectors have their offsets.
+type Kafka struct {
+	// Config says how to talk to the brokers. No brokers: the cluster's.
+	kafka.Config
+	// OffsetsTopic is the cluster's topic for source offsets.
+	OffsetsTopic string
+}
+
 // Herder manages connectors.
-type Herder struct{ c Cluster }
+type Herder struct {
+	c     Cluster
+	kafka Kafka
+
+	mu sync.Mutex // guards: altering
+	// altering are the connectors whose offsets are being changed: nothing else may happen to them meanwhile.
+	altering map[string]bool
+}
 
 // New makes a herder.
-func New(c Cluster) *Herder { return &Herder{c} }
+func New(c Cluster, k Kafka) *Herder { return &Herder{c: c, kafka: k, altering: map[string]bool{}} }
 
 func notFound(name string) error { return fault.New(fault.NotFound, "Connector %s not found", name) }
 
@@ -89,8 +108,28 @@ func check(ctx context.Context, given map[string]string) error {
 	for i, x := range problems {
 		msgs[i] = x.Message
 	}
-	return fault.New(fault.Invalid, "Connector configuration is invalid and contains the following %d error(s):\n%s\nYou can also find the above list of errors at the endpoint `/connector-plugins/%s/config/validate`",
-		len(problems), strings.Join(msgs, "\n"), given[config.ConnectorClass])
+	return invalid(msgs)
+}
+
+func invalid(msgs []string) error {
+	return fault.New(fault.Invalid, "Connector configuration is invalid and contains the following %d error(s):\n%s\nYou can also find the above list of errors at the endpoint `/connector-plugins/{connectorType}/config/validate`",
+		len(msgs), strings.Join(msgs, "\n"))
+}
+
+// NoNulls refuses a config that has no value for these keys.
+func NoNulls(keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	msgs := make([]string, len(keys))
+	for i, k := range keys {
+		msgs[i] = noNull(k)
+	}
+	return invalid(msgs)
+}
+
+func noNull(key string) string {
+	return fmt.Sprintf("Invalid value null for configuration %s: Null value can not be supplied as the configuration value.", key)
 }
 
 func problemsOf(ctx context.Context, p *connectors.Plugin, given map[string]string) []configdef.Problem {
@@ -181,6 +220,9 @@ func (h *Herder) Put(ctx context.Context, name string, given map[string]string) 
 		return nil, false, err
 	}
 	if err := check(ctx, given); err != nil {
+		return nil, false, err
+	}
+	if err := h.free(name); err != nil {
 		return nil, false, err
 	}
 	_, getErr := h.Get(name)
@@ -370,7 +412,7 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 			ID: int32(i), State: u.state, Worker: u.worker, Epoch: u.epoch, Error: strings.TrimSpace(u.s.GetTrace()), Attempts: u.s.GetAttempts(),
 			MaxAttempts: u.s.GetMaxAttempts(), RetryAtUnixMS: u.s.GetRetryAtUnixMs(), Stalled: stalled(p.GetStall()), Retrying: p.GetRetrying(), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
 			BytesOut: p.GetBytesOut(), RecordsPerSecond: p.GetRecordsPerSecond(), LagRecords: -1, LagMS: -1, LastCommitUnixMS: p.GetLastCommitUnixMs(),
-			Detail: p.GetDetail(),
+			TransactionProtocol: protocolOf(p.GetTransactionProtocol()), Detail: p.GetDetail(),
 		}
 		if p != nil {
 			t.LagRecords, t.LagMS = p.LagRecords, p.LagMs
@@ -423,6 +465,9 @@ func (h *Herder) Expand(withStatus, withInfo bool) map[string]api.Expanded {
 
 // SetTarget pauses, resumes or stops.
 func (h *Herder) SetTarget(ctx context.Context, name string, t commandv1.TargetState) error {
+	if err := h.free(name); err != nil {
+		return err
+	}
 	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_SetTargetState{SetTargetState: &commandv1.SetTargetState{Name: name, State: t}}})
 	if err == nil && errors.Is(r.Err, state.ErrConnectorNotFound) {
 		return fault.New(fault.NotFound, "Unknown connector %s", name)
@@ -432,6 +477,9 @@ func (h *Herder) SetTarget(ctx context.Context, name string, t commandv1.TargetS
 
 // Delete deletes a connector. Its topics, offsets and consumer group stay.
 func (h *Herder) Delete(ctx context.Context, name string) error {
+	if err := h.free(name); err != nil {
+		return err
+	}
 	r, err := h.c.Propose(ctx, &commandv1.Command{Kind: &commandv1.Command_DeleteConnector{DeleteConnector: &commandv1.DeleteConnector{Name: name}}})
 	if err == nil && errors.Is(r.Err, state.ErrConnectorNotFound) {
 		return notFound(name)
@@ -462,7 +510,23 @@ func (h *Herder) Restart(ctx context.Context, name string, includeTasks, onlyFai
 			}
 		}
 	}
-	return status, h.c.Restart(ctx, units)
+	if err := h.c.Restart(ctx, units); err != nil {
+		return nil, err
+	}
+	if !includeTasks && !onlyFailed {
+		h.restarted(ctx, name, state.PlanningHalf)
+	}
+	return status, nil
+}
+
+// restarted waits a moment until a unit that was restarted has reported: Kafka Connect's clients look at the status next.
+func (h *Herder) restarted(ctx context.Context, name string, task int32) {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline) && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		c, err := h.connector(name)
+		if err != nil || h.units(c)[task].s != nil || h.units(c)[task].worker == "" {
+			return
+		}
+	}
 }
 
 // RestartTask restarts one task.
@@ -474,7 +538,11 @@ func (h *Herder) RestartTask(ctx context.Context, name string, task int32) error
 	if task < 0 || int(task) >= len(c.TaskConfigs) {
 		return fault.New(fault.NotFound, "Unknown task: %s-%d", name, task)
 	}
-	return h.c.Restart(ctx, []state.UnitID{{Connector: name, Task: task}})
+	if err := h.c.Restart(ctx, []state.UnitID{{Connector: name, Task: task}}); err != nil {
+		return err
+	}
+	h.restarted(ctx, name, task)
+	return nil
 }
 
 // Signal hands a signal to all tasks of a connector: {"type":"execute-snapshot","data":{…}}. It returns when they have taken it.

@@ -1,47 +1,70 @@
 package herder
 
 import (
-	"fmt"
 	"strings"
+
+	"github.com/millrace/millrace/coordinator/state"
+	"github.com/millrace/millrace/internal/obs"
 )
 
-// Metrics is the state of all tasks in Prometheus' text form.
-func (h *Herder) Metrics() string {
-	type metric struct{ name, help, kind string }
-	list := []metric{
-		{"millrace_task_state", "1 for the state that the task is in.", "gauge"},
-		{"millrace_task_records_in_total", "Records read since the task started.", "counter"},
-		{"millrace_task_records_out_total", "Records written and committed since the task started.", "counter"},
-		{"millrace_task_bytes_out_total", "Bytes written and committed since the task started.", "counter"},
-		{"millrace_task_records_dropped_total", "Records left out as the config or the function says.", "counter"},
-		{"millrace_task_lag_records", "Input still to do, in records.", "gauge"},
-		{"millrace_task_last_commit_timestamp_seconds", "When the task last committed.", "gauge"},
-	}
-	lines := make([]strings.Builder, len(list))
-	for _, name := range h.Names() {
-		p, err := h.Progress(name)
-		if err != nil {
-			continue // deleted meanwhile
-		}
-		for _, t := range p.Tasks {
-			l := fmt.Sprintf("connector=%q,task=\"%d\"", name, t.ID)
-			fmt.Fprintf(&lines[0], "%s{%s,state=%q} 1\n", list[0].name, l, strings.ToLower(t.State))
-			for i, v := range []float64{float64(t.RecordsIn), float64(t.RecordsOut), float64(t.BytesOut), float64(t.RecordsDropped)} {
-				fmt.Fprintf(&lines[i+1], "%s{%s} %g\n", list[i+1].name, l, v)
-			}
-			if t.LagRecords >= 0 {
-				fmt.Fprintf(&lines[5], "%s{%s} %d\n", list[5].name, l, t.LagRecords)
-			}
-			if t.LastCommitUnixMS > 0 {
-				fmt.Fprintf(&lines[6], "%s{%s} %.3f\n", list[6].name, l, float64(t.LastCommitUnixMS)/1000)
+var (
+	metricConnectors = obs.Gauge("millrace_cluster_connectors", "Connectors by target state. Only on the coordinator that leads, as all that begins with millrace_cluster.", "target")
+	metricTasks      = obs.Gauge("millrace_cluster_tasks", "Tasks of all connectors by state; unassigned are those that no live worker runs.", "state")
+	metricHalves     = obs.Gauge("millrace_cluster_connectors_failed", "Connectors whose planning half has failed, so that no tasks come out of their config.")
+	metricWorkers    = obs.Gauge("millrace_cluster_workers", "Workers by what the leader knows of them: live ones have a lease, away ones do not.", "state")
+	metricAssigned   = obs.Gauge("millrace_cluster_assigned_units", "Tasks and planning halves that are assigned to a worker.", "worker")
+)
+
+// Collect gives the metrics of the whole cluster. It makes sense on the leader.
+func (h *Herder) Collect(emit obs.Emit) {
+	targets := map[string]int{"running": 0, "paused": 0, "stopped": 0}
+	tasks := map[string]int{"running": 0, "failed": 0, "unassigned": 0, "restarting": 0, "paused": 0}
+	failed := 0
+	var all []*state.Connector
+	assigned := map[string]int{}
+	h.c.View(func(s *state.State) {
+		all = s.Connectors()
+		for _, a := range s.Assignments() {
+			if a.Worker != "" {
+				assigned[a.Worker]++
 			}
 		}
-	}
-	var b strings.Builder
-	for i, m := range list {
-		if lines[i].Len() > 0 {
-			fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n%s", m.name, m.help, m.name, m.kind, lines[i].String())
+	})
+	for _, c := range all {
+		targets[strings.ToLower(strings.TrimPrefix(c.Target.String(), "TARGET_STATE_"))]++
+		for task, u := range h.units(c) {
+			switch {
+			case task != state.PlanningHalf:
+				tasks[strings.ToLower(u.state)]++
+			case u.state == "FAILED":
+				failed++
+			}
 		}
 	}
-	return b.String()
+	for k, n := range targets {
+		emit(metricConnectors, float64(n), k)
+	}
+	for k, n := range tasks {
+		emit(metricTasks, float64(n), k)
+	}
+	emit(metricHalves, float64(failed))
+	h.collectWorkers(emit, assigned)
+}
+
+func (h *Herder) collectWorkers(emit obs.Emit, assigned map[string]int) {
+	workers := map[string]int{"live": 0, "away": 0}
+	for _, n := range h.c.Info().Nodes {
+		switch {
+		case !n.Worker:
+			continue
+		case h.c.WorkerAlive(n.Id):
+			workers["live"]++
+			emit(metricAssigned, float64(assigned[n.Id]), n.Id)
+		default:
+			workers["away"]++
+		}
+	}
+	for k, n := range workers {
+		emit(metricWorkers, float64(n), k)
+	}
 }

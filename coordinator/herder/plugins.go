@@ -9,12 +9,13 @@ import (
 	"github.com/millrace/millrace/connectors/configdef"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/fault"
 )
 
 // Plugins lists the connector classes: sinks first, then sources, by name. Aliases are listed too, so that a tool that looks for the
-// class of an existing config finds it.
-func Plugins() []api.PluginInfo {
+// class of an existing config finds it. Converters, which Connect calls plugins too, come after them unless only connectors are wanted.
+func Plugins(onlyConnectors bool) []api.PluginInfo {
 	out := []api.PluginInfo{}
 	for _, want := range []string{"sink", "source"} {
 		for _, p := range connectors.All() {
@@ -30,14 +31,26 @@ func Plugins() []api.PluginInfo {
 			}
 		}
 	}
+	if !onlyConnectors {
+		for _, name := range convert.Classes() {
+			out = append(out, api.PluginInfo{Class: name, Type: "converter", Version: convert.Version})
+		}
+	}
 	return out
 }
 
-// PluginConfig lists the keys of a class: its own first, then the framework's.
-func PluginConfig(class string) ([]api.ConfigKey, error) {
+// PluginConfig lists the keys of a class: its own first, then the framework's. wanted is a version or a range of them.
+func PluginConfig(class, wanted string) ([]api.ConfigKey, error) {
+	in, err := parseRange(wanted)
+	if err != nil {
+		return nil, err
+	}
 	p, ok := connectors.Lookup(class)
 	if !ok {
 		return nil, fault.New(fault.NotFound, "Unknown plugin %s.", class)
+	}
+	if !in.holds(p.Version) {
+		return nil, fault.New(fault.Invalid, "Plugin %s not found that matches the version range %s, available versions: [%s]", p.Class, in, p.Version)
 	}
 	spec := p.Spec.With(config.Connector(p.Kind))
 	out := []api.ConfigKey{}
@@ -75,19 +88,23 @@ func keyInfo(spec *configdef.Spec, k configdef.Key) api.ConfigKey {
 	return i
 }
 
-// Validate looks at a config without changing anything: every key with its value and all that is wrong with it.
-func Validate(ctx context.Context, path string, given map[string]string) (*api.ConfigInfos, error) {
+// Validate looks at a config without changing anything: every key with its value and all that is wrong with it. nulls are keys that
+// were given no value.
+func Validate(ctx context.Context, path string, given map[string]string, nulls []string) (*api.ConfigInfos, error) {
+	class := given[config.ConnectorClass]
+	if class != "" && !sameClass(class, path) {
+		return nil, fault.New(fault.Invalid, "Included connector type %s does not match request type %s", class, path)
+	}
 	p, err := plugin(given)
 	if err != nil {
 		return nil, err
 	}
-	class := given[config.ConnectorClass]
-	if q, ok := connectors.Lookup(path); !ok || q != p {
-		return nil, fault.New(fault.Invalid, "Included connector type %s does not match request type %s", class, path)
-	}
 	spec := config.Full(p)
 	errs := map[string][]string{}
-	count := 0
+	count := len(nulls)
+	for _, k := range nulls {
+		errs[k] = []string{noNull(k)}
+	}
 	for _, x := range problemsOf(ctx, p, given) {
 		if !slices.Contains(errs[x.Key], x.Message) {
 			errs[x.Key] = append(errs[x.Key], x.Message)
@@ -118,13 +135,26 @@ func Validate(ctx context.Context, path string, given map[string]string) (*api.C
 	var undeclared []api.ConfigInfo
 	for key, msgs := range errs {
 		if !known[key] {
-			text := given[key]
-			undeclared = append(undeclared, api.ConfigInfo{Value: &api.ConfigValue{Name: key, Value: &text, RecommendedValues: []string{}, Errors: msgs, Visible: true}})
+			v := &api.ConfigValue{Name: key, RecommendedValues: []string{}, Errors: msgs, Visible: true}
+			if text, ok := given[key]; ok {
+				v.Value = &text
+			}
+			undeclared = append(undeclared, api.ConfigInfo{Value: v})
 		}
 	}
 	slices.SortFunc(undeclared, func(a, b api.ConfigInfo) int { return strings.Compare(a.Value.Name, b.Value.Name) })
 	out.Configs = append(undeclared, out.Configs...)
 	return out, nil
+}
+
+// sameClass: a config's class fits the path's if it is the same plugin by whatever name, or, where nothing is known of it, if it ends so.
+func sameClass(class, path string) bool {
+	p, known := connectors.Lookup(class)
+	q, also := connectors.Lookup(path)
+	if known || also {
+		return p == q
+	}
+	return strings.HasSuffix(strings.TrimSuffix(class, "Connector"), strings.TrimSuffix(path, "Connector"))
 }
 
 func recommended(k configdef.Key, given map[string]string) []string {

@@ -5,12 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/millrace/millrace/internal/tlsfile"
 )
 
 // raftMagic is the first byte of a connection that carries Raft; gRPC's begin with "PRI".
@@ -18,38 +21,45 @@ const raftMagic = 0x01
 
 // Mux shares one listener between Raft and gRPC, told apart by a connection's first byte.
 type Mux struct {
+	port      Port
 	l         net.Listener
-	dial      func(ctx context.Context, addr string) (net.Conn, error)
 	advertise net.Addr
 	raft      *half
 	grpc      *half
 	closed    chan struct{}
 	once      sync.Once
 	open      atomic.Bool
+	refusals  refusals
 }
 
-// Net is a network; what is nil is the host's.
-type Net struct {
+// Port says how the cluster's port is opened.
+type Port struct {
+	// Addr is listened on; Advertise is what others dial, empty: the listener's own address.
+	Addr, Advertise string
+	// TLS, if set, is for the connections that come in; both sides show certificates.
+	TLS *tlsfile.Source
+	// Listen and Dial, if set, stand in for the host's network. With TLS, Dial has to speak it.
 	Listen func(network, addr string) (net.Listener, error)
-	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Logger *slog.Logger
 }
 
-// Listen opens the cluster's port. advertise is what others dial; empty means the listener's own address.
-func Listen(addr, advertise string, n Net) (*Mux, error) {
-	if n.Listen == nil {
-		n.Listen = net.Listen
+// Listen opens the cluster's port.
+func Listen(p Port) (*Mux, error) {
+	if p.Listen == nil {
+		p.Listen = net.Listen
 	}
-	if n.Dial == nil {
-		n.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
+	if p.Dial == nil {
+		p.Dial = new(net.Dialer).DialContext
 	}
-	l, err := n.Listen("tcp", addr)
+	l, err := p.Listen("tcp", p.Addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s (--cluster): %w", addr, err)
+		return nil, fmt.Errorf("listen on %s (--cluster): %w", p.Addr, err)
 	}
-	if advertise == "" {
-		advertise = l.Addr().String()
+	if p.Advertise == "" {
+		p.Advertise = l.Addr().String()
 	}
-	m := &Mux{l: l, dial: n.Dial, advertise: address(advertise), closed: make(chan struct{})}
+	m := &Mux{port: p, l: l, advertise: address(p.Advertise), closed: make(chan struct{})}
 	m.raft, m.grpc = m.half(), m.half()
 	return m, nil
 }
@@ -89,10 +99,19 @@ func (m *Mux) Serve() error {
 
 func (m *Mux) route(c net.Conn) {
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c, err := m.secure(c)
+	if err != nil {
+		m.refuse(c, err)
+		return
+	}
 	r := bufio.NewReader(c)
 	first, err := r.Peek(1)
 	if err != nil {
 		_ = c.Close()
+		return
+	}
+	if m.port.TLS == nil && first[0] == tlsHello {
+		m.refuse(c, errNotTLS)
 		return
 	}
 	_ = c.SetReadDeadline(time.Time{})
@@ -167,7 +186,7 @@ func (h *half) Addr() net.Addr { return h.m.advertise }
 func (h *half) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	c, err := h.m.dial(ctx, string(addr))
+	c, err := h.m.port.Dial(ctx, "tcp", string(addr))
 	if err != nil {
 		return nil, err
 	}

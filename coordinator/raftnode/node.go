@@ -45,7 +45,7 @@ type Options struct {
 	Compaction      Compaction
 	// Storage, if set, stands in for the files in Dir.
 	Storage *Storage
-	Logger          *slog.Logger
+	Logger  *slog.Logger
 }
 
 // Storage is where the log, the votes and the Raft snapshots are.
@@ -102,6 +102,7 @@ type Node struct {
 	raft   *raft.Raft
 	store  io.Closer
 	trans  *raft.NetworkTransport
+	snaps  raft.SnapshotStore
 	leader chan bool
 	fresh  bool
 	peers  *peers
@@ -127,7 +128,7 @@ func New(o Options) (*Node, error) {
 		o.Storage = s
 	}
 	store, snaps := o.Storage.Log, o.Storage.Snapshots
-	n.store = store
+	n.store, n.snaps = store, snaps
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: o.Mux.Raft(), MaxPool: 3, Timeout: 5 * time.Second, Logger: hlog})
 	has, err := raft.HasExistingState(store, store, snaps)
 	if err != nil {

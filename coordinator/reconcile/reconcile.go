@@ -34,7 +34,9 @@ type Loop struct {
 	Wake     <-chan struct{}
 	// MovesMax bounds how many units are on their way from one live worker to another at a time. Default 8.
 	MovesMax int
-	Logger   *slog.Logger
+	// Observe, if set, is told of each round.
+	Observe func(took time.Duration, changed bool, err error)
+	Logger  *slog.Logger
 
 	repairs repairs
 	moves   moves
@@ -61,7 +63,11 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer tick.Stop()
 	var last string
 	for {
+		began := time.Now()
 		busy, err := l.Step(ctx)
+		if l.Observe != nil && ctx.Err() == nil {
+			l.Observe(time.Since(began), busy, err)
+		}
 		switch {
 		case errors.Is(err, raftnode.ErrNotLeader), errors.Is(err, raftnode.ErrUnknownOutcome), ctx.Err() != nil:
 			return nil
@@ -91,6 +97,9 @@ func (l *Loop) Step(ctx context.Context) (bool, error) {
 	defer cancel()
 	if done, err := l.plans(ctx); done || err != nil {
 		return done, err
+	}
+	if err := l.topics(ctx); err != nil {
+		return false, err
 	}
 	return l.assign(ctx)
 }
@@ -352,7 +361,10 @@ func AssignmentsOf(s *state.State, worker string) *clusterv1.Assignments {
 			// keeps what it has only if it still may.
 			continue
 		default:
-			x.Config = c.TaskConfigs[a.Unit.Task]
+			x.Config, x.TopicsSince = c.TaskConfigs[a.Unit.Task], c.TopicsSince
+			for _, v := range s.Voids(c.Name) {
+				x.VoidOffsets = append(x.VoidOffsets, &clusterv1.VoidOffset{Topic: v.Topic, Partition: v.Partition, Below: v.Below})
+			}
 		}
 		out.Assignments = append(out.Assignments, x)
 	}

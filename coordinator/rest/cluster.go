@@ -11,17 +11,22 @@ import (
 const maxBackup = 256 << 20
 
 // clusterRoutes are those that run the cluster itself.
-func clusterRoutes(r func(path string, methods map[string]handler) route) []route {
-	restoring := r("millrace/v1/cluster/restore", map[string]handler{http.MethodPost: restoreBackup})
-	restoring.maxBody = maxBackup
+func clusterRoutes() []route {
+	const get, put, post, del = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete
+	ok := func(body any) map[int]any { return map[int]any{http.StatusOK: body} }
+	none := func(status int) map[int]any { return map[int]any{status: nil} }
+	const at = api.Prefix + "/cluster"
 	return []route{
-		r("millrace/v1/cluster", map[string]handler{http.MethodGet: cluster}),
-		r("millrace/v1/cluster/nodes/*", map[string]handler{http.MethodDelete: removeNode}),
-		r("millrace/v1/cluster/nodes/*/drain", map[string]handler{http.MethodPut: drain(true)}),
-		r("millrace/v1/cluster/nodes/*/undrain", map[string]handler{http.MethodPut: drain(false)}),
-		r("millrace/v1/cluster/transfer", map[string]handler{http.MethodPost: transfer}),
-		r("millrace/v1/cluster/backup", map[string]handler{http.MethodGet: backup}),
-		restoring,
+		{method: get, path: at, handle: cluster, about: "Nodes of the cluster and what they run.", out: ok(api.Cluster{})},
+		{method: del, path: at + "/nodes/{node}", handle: removeNode, about: "Remove a node that is gone or is to go.", out: none(http.StatusNoContent)},
+		{method: put, path: at + "/nodes/{node}/drain", handle: drain(true), about: "Move a worker's tasks to others and give it no more.", out: none(http.StatusAccepted)},
+		{method: put, path: at + "/nodes/{node}/undrain", handle: drain(false), about: "Let a worker take its share again.", out: none(http.StatusAccepted)},
+		{method: post, path: at + "/transfer", handle: transfer, about: "Hand leadership over, to the node that the body names or to the best one.", in: api.Transfer{}, out: ok(api.Transfer{})},
+		{method: get, path: at + "/backup", handle: backup, about: "The cluster's state: connectors, configs, what is drained.", out: ok(api.Backup{})},
+		{
+			method: post, path: at + "/restore", handle: restoreBackup, maxBody: maxBackup, about: "Take over a backup's connectors into an empty cluster.",
+			query: []param{{name: "force", boolean: true, about: "Also into a cluster that has connectors; theirs are replaced."}}, in: api.Backup{}, out: ok(api.Restored{}),
+		},
 	}
 }
 

@@ -7,15 +7,18 @@ package rest
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +27,9 @@ import (
 	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/obs"
+	"github.com/millrace/millrace/internal/tlsfile"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
 
@@ -40,9 +46,20 @@ type Options struct {
 	Leader func(ctx context.Context) (addr string, self bool)
 	// Fault says what keeps this node from storing the cluster's state, empty when nothing does.
 	Fault func() string
+	// Levels are the process's log levels.
+	Levels *loglevel.Levels
+	// Nodes returns where the other nodes answer REST (host:port).
+	Nodes func(ctx context.Context) ([]string, error)
 	// KafkaClusterID is the brokers' own id, as far as it is known.
 	KafkaClusterID func() string
-	Logger         *slog.Logger
+	// TLS, if set, makes REST https, here and on the nodes that requests are passed on to. ClientAuth says what clients must show.
+	TLS        *tlsfile.Source
+	ClientAuth tls.ClientAuthType
+	// Ready says whether orchestrators should send work here, and if not, why.
+	Ready func() (why string, ok bool)
+	// Metrics are shown at /metrics, and get those of REST.
+	Metrics *obs.Registry
+	Logger  *slog.Logger
 }
 
 // Limits of a request (I8).
@@ -56,14 +73,25 @@ type Server struct {
 	opts Options
 	l    net.Listener
 	http *http.Server
+	// scheme is that of all nodes; toNodes carries requests to them.
+	scheme  string
+	toNodes http.RoundTripper
+	// scrape answers with the node's metrics.
+	scrape http.Handler
+	// observe counts a request.
+	observe obs.Observe
 }
 
 // New makes a server on a port that listens already; requests wait until Run.
 func New(l net.Listener, o Options) *Server {
-	s := &Server{opts: o, l: l}
+	s := &Server{opts: o, l: l, scheme: "http", toNodes: http.DefaultTransport, scrape: o.Metrics.Handler(o.Logger), observe: o.Metrics.Histogram(metricRequests)}
 	s.http = &http.Server{
 		Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 120 * time.Second,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+	}
+	if o.TLS != nil {
+		s.scheme, s.http.TLSConfig = "https", o.TLS.Server(o.ClientAuth, "h2", "http/1.1")
+		s.toNodes = &http.Transport{DialTLSContext: o.TLS.DialContext, IdleConnTimeout: 90 * time.Second}
 	}
 	return s
 }
@@ -71,7 +99,13 @@ func New(l net.Listener, o Options) *Server {
 // Run serves until ctx ends; requests on their way get a few seconds to finish.
 func (s *Server) Run(ctx context.Context) error {
 	done := make(chan error, 1)
-	go func() { done <- s.http.Serve(s.l) }()
+	go func() {
+		if s.opts.TLS != nil {
+			done <- s.http.ServeTLS(s.l, "", "")
+			return
+		}
+		done <- s.http.Serve(s.l)
+	}()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve REST: %w", err)
@@ -88,21 +122,10 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// handler answers on the leader. What it returns is the body; nil: none.
-type handler func(s *Server, r *http.Request) (status int, body any, err error)
-
-// route is a path, as segments where * stands for anything, with its methods.
-type route struct {
-	path    []string
-	methods map[string]handler
-	local   bool
-	maxBody int64 // 0: maxBody
-}
-
 // Handler returns the routes.
 func (s *Server) Handler() http.Handler {
 	routes := s.routes()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.measured(routes, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil {
 				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -117,75 +140,75 @@ func (s *Server) Handler() http.Handler {
 			fail(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		var found *route
-		for i := range routes {
-			if match(routes[i].path, segs) {
-				found = &routes[i]
-				break
-			}
-		}
-		if found == nil {
-			fail(w, http.StatusNotFound, "HTTP 404 Not Found")
+		if here := at(routes, segs); len(here) > 0 {
+			s.serve(w, r, here)
 			return
 		}
-		s.serve(w, r, found)
-	})
+		fail(w, http.StatusNotFound, "HTTP 404 Not Found")
+	}))
 }
 
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, found *route) {
+// serve answers a request for a path that has these routes.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, here []*route) {
 	method := r.Method
-	if method == http.MethodHead {
+	switch method {
+	case http.MethodHead:
 		method = http.MethodGet
-	}
-	h := found.methods[method]
-	switch {
-	case r.Method == http.MethodOptions:
-		var allow []string
-		for m := range found.methods {
-			allow = append(allow, m)
-		}
-		w.Header().Set("Allow", strings.Join(append(allow, "OPTIONS"), ","))
-		w.Header().Set("Content-Type", "text/plain")
+	case http.MethodOptions:
+		allow := strings.Join(methods(here), ",")
+		w.Header().Set("Allow", allow)
+		write(w, http.StatusOK, text{"text/plain", strings.ReplaceAll(allow, ",", ", ") + "\n"})
 		return
-	case h == nil:
+	}
+	i := slices.IndexFunc(here, func(x *route) bool { return x.method == method })
+	if i < 0 {
 		fail(w, http.StatusMethodNotAllowed, "HTTP 405 Method Not Allowed")
 		return
 	}
-	if ct := r.Header.Get("Content-Type"); ct != "" && method != http.MethodGet && method != http.MethodDelete && !strings.HasPrefix(strings.TrimSpace(ct), "application/json") {
-		fail(w, http.StatusUnsupportedMediaType, "HTTP 415 Unsupported Media Type")
+	found := here[i]
+	if ct := r.Header.Get("Content-Type"); ct != "" && method != http.MethodGet && method != http.MethodDelete {
+		if media, _, err := mime.ParseMediaType(ct); err != nil || media != jsonMedia {
+			fail(w, http.StatusUnsupportedMediaType, "HTTP 415 Unsupported Media Type")
+			return
+		}
+	}
+	if !accepts(r, found.media) {
+		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
 		return
 	}
-	if a := r.Header.Get("Accept"); a != "" && !strings.Contains(a, "*/*") && !strings.Contains(a, "application/*") && !strings.Contains(a, "application/json") {
-		fail(w, http.StatusNotAcceptable, "HTTP 406 Not Acceptable")
+	if found.raw != nil {
+		found.raw(s, w, r)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(found.maxBody, maxBody))
 	if !found.local && !s.onLeader(w, r) {
 		return
 	}
-	status, body, err := h(s, r)
-	if errors.Is(err, raftnode.ErrNotLeader) {
+	status, body, err := found.handle(s, r)
+	switch {
+	case errors.Is(err, raftnode.ErrNotLeader):
 		// Leadership went while the request was on its way; nothing was changed.
 		fail(w, http.StatusConflict, "Cannot complete request momentarily due to no known leader URL, likely because a rebalance was underway.")
+	case err != nil:
+		s.failed(w, r, err)
+	default:
+		if i, ok := body.(*api.ConnectorInfo); ok && status == http.StatusCreated {
+			w.Header().Set("Location", s.scheme+"://"+r.Host+"/connectors/"+url.PathEscape(i.Name))
+		}
+		write(w, status, body)
+	}
+}
+
+// failed answers with an error.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes", large.Limit))
 		return
 	}
-	if err != nil {
-		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("The request body is larger than %d bytes", large.Limit))
-			return
-		}
-		if fault.KindOf(err) == fault.Internal {
-			s.opts.Logger.Error("REST request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-		}
-		fail(w, fault.Status(err), err.Error())
-		return
+	if fault.KindOf(err) == fault.Internal {
+		s.opts.Logger.Error("REST request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
-	if status == http.StatusCreated {
-		if i, ok := body.(*api.ConnectorInfo); ok {
-			w.Header().Set("Location", "http://"+r.Host+"/connectors/"+url.PathEscape(i.Name))
-		}
-	}
-	write(w, status, body)
+	fail(w, fault.Status(err), err.Error())
 }
 
 // onLeader reports whether this node is to answer. If not it has passed the request on, or said why it can't.
@@ -238,11 +261,16 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, leader string) 
 	host := r.Host
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
-			p.Out.URL.Scheme, p.Out.URL.Host = "http", leader
+			p.Out.URL.Scheme, p.Out.URL.Host = s.scheme, leader
 			p.Out.URL.RawQuery = q.Encode()
 			p.Out.Host = host // so that Location names the node that was asked
 		},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+		Transport: s.toNodes,
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				s.failed(w, r, err)
+				return
+			}
 			fail(w, http.StatusInternalServerError, "IO Error trying to forward REST request: "+err.Error())
 		},
 		ErrorLog: slog.NewLogLogger(s.opts.Logger.Handler(), slog.LevelDebug),
@@ -266,18 +294,6 @@ func segments(r *http.Request) ([]string, error) {
 	return segs, nil
 }
 
-func match(pattern, segs []string) bool {
-	if len(pattern) != len(segs) {
-		return false
-	}
-	for i := range pattern {
-		if pattern[i] != "*" && pattern[i] != segs[i] {
-			return false
-		}
-	}
-	return true
-}
-
 func seg(r *http.Request, i int) string {
 	segs, _ := segments(r)
 	return segs[i]
@@ -288,21 +304,23 @@ func write(w http.ResponseWriter, status int, body any) {
 		w.WriteHeader(status)
 		return
 	}
-	if text, ok := body.(plain); ok {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	if t, ok := body.(text); ok {
+		w.Header().Set("Content-Type", t.media)
 		w.WriteHeader(status)
-		_, _ = io.WriteString(w, string(text))
+		_, _ = io.WriteString(w, t.body)
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Type", jsonMedia)
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	_ = e.Encode(body)
 }
 
-// plain is a body that is no JSON.
-type plain string
+// text is a body that is no JSON.
+type text struct{ media, body string }
+
+const jsonMedia = "application/json"
 
 func fail(w http.ResponseWriter, status int, message string) {
 	write(w, status, api.Error{Code: status, Message: message})
@@ -329,27 +347,29 @@ func body(r *http.Request, v any) error {
 	return nil
 }
 
-// scalars turns the values of a config into text, as Connect does: numbers and booleans are taken, objects and lists are not.
-func scalars(in map[string]any) (map[string]string, error) {
+// scalars turns the values of a config into text, as Connect does: numbers and booleans are taken, objects and lists are not. Keys whose
+// value is null come apart: they are an error of the config, not of the request.
+func scalars(in api.GivenConfig) (given map[string]string, nulls []string, err error) {
 	if in == nil {
-		return nil, fault.New(fault.Invalid, "The request needs a config: an object of settings")
+		return nil, nil, fault.New(fault.Invalid, "The request needs a config: an object of settings")
 	}
-	out := make(map[string]string, len(in))
+	given = make(map[string]string, len(in))
 	for k, v := range in {
 		switch x := v.(type) {
 		case string:
-			out[k] = x
+			given[k] = x
 		case json.Number:
-			out[k] = x.String()
+			given[k] = x.String()
 		case bool:
-			out[k] = strconv.FormatBool(x)
+			given[k] = strconv.FormatBool(x)
 		case nil:
-			return nil, fault.New(fault.Invalid, "Invalid value null for configuration %s: Null value can not be supplied as the configuration value.", k)
+			nulls = append(nulls, k)
 		default:
-			return nil, fault.New(fault.Invalid, "Invalid value for configuration %s: a config value is text, a number or a boolean, not an object or a list", k)
+			return nil, nil, fault.New(fault.Invalid, "Invalid value for configuration %s: a config value is text, a number or a boolean, not an object or a list", k)
 		}
 	}
-	return out, nil
+	slices.Sort(nulls)
+	return given, nulls, nil
 }
 
 func (s *Server) setTarget(t commandv1.TargetState, status int) handler {

@@ -2,59 +2,13 @@ package rest
 
 import (
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/millrace/millrace/coordinator/herder"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
-	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
-
-func (s *Server) routes() []route {
-	r := func(path string, methods map[string]handler) route {
-		var segs []string
-		if path != "" {
-			segs = strings.Split(path, "/")
-		}
-		return route{path: segs, methods: methods}
-	}
-	local := func(path string, h handler) route {
-		x := r(path, map[string]handler{http.MethodGet: h})
-		x.local = true
-		return x
-	}
-	const get, put, post, del, patch = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodPatch
-	return slices.Concat(clusterRoutes(r), []route{
-		local("", root),
-		local("health", health),
-		local("connector-plugins", plugins),
-		local("connector-plugins/*/config", pluginConfig),
-		r("connector-plugins/*/config/validate", map[string]handler{put: validate}),
-		r("connectors", map[string]handler{get: list, post: create}),
-		r("connectors/*", map[string]handler{get: getConnector, del: deleteConnector}),
-		r("connectors/*/config", map[string]handler{get: getConfig, put: putConfig, patch: patchConfig}),
-		r("connectors/*/status", map[string]handler{get: status}),
-		r("connectors/*/tasks", map[string]handler{get: tasks}),
-		r("connectors/*/tasks-config", map[string]handler{get: tasksConfig}),
-		r("connectors/*/tasks/*/status", map[string]handler{get: taskStatus}),
-		r("connectors/*/tasks/*/restart", map[string]handler{post: restartTask}),
-		r("connectors/*/restart", map[string]handler{post: restart}),
-		r("connectors/*/pause", map[string]handler{put: s.setTarget(commandv1.TargetState_TARGET_STATE_PAUSED, http.StatusAccepted)}),
-		r("connectors/*/resume", map[string]handler{put: s.setTarget(commandv1.TargetState_TARGET_STATE_RUNNING, http.StatusAccepted)}),
-		r("connectors/*/stop", map[string]handler{put: s.setTarget(commandv1.TargetState_TARGET_STATE_STOPPED, http.StatusNoContent)}),
-		r("connectors/*/offsets", map[string]handler{get: later, patch: later, del: later}),
-		r("connectors/*/topics", map[string]handler{get: later}),
-		r("connectors/*/topics/reset", map[string]handler{put: later}),
-		r("admin/loggers", map[string]handler{get: later}),
-		r("admin/loggers/*", map[string]handler{get: later, put: later}),
-		r("millrace/v1/connectors/*/progress", map[string]handler{get: progress}),
-		r("millrace/v1/connectors/*/events", map[string]handler{get: events}),
-		r("millrace/v1/connectors/*/signals", map[string]handler{post: signal}),
-		r("metrics", map[string]handler{get: metrics}),
-	})
-}
 
 func root(s *Server, _ *http.Request) (int, any, error) {
 	return http.StatusOK, api.ServerInfo{Version: ConnectVersion, Commit: s.opts.Commit, KafkaClusterID: s.opts.KafkaClusterID()}, nil
@@ -70,28 +24,43 @@ func health(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusOK, api.Health{Status: "healthy", Message: "Worker has completed startup and is ready to handle requests."}, nil
 }
 
-func plugins(*Server, *http.Request) (int, any, error) { return http.StatusOK, herder.Plugins(), nil }
+// live answers as long as the process does: an orchestrator that gets no answer should start it anew.
+func live(*Server, *http.Request) (int, any, error) {
+	return http.StatusOK, api.Health{Status: "live", Message: "The node runs."}, nil
+}
+
+// ready answers 503 while the node can't do its part, with the reason: it starts, has lost the leader, or is about to end.
+func ready(s *Server, _ *http.Request) (int, any, error) {
+	if why, ok := s.opts.Ready(); !ok {
+		return http.StatusServiceUnavailable, api.Health{Status: "not ready", Message: why}, nil
+	}
+	return http.StatusOK, api.Health{Status: "ready", Message: "The node does its part in the cluster."}, nil
+}
+
+func plugins(_ *Server, r *http.Request) (int, any, error) {
+	only := true
+	if q := r.URL.Query(); q.Has("connectorsOnly") {
+		only = isTrue(r, "connectorsOnly")
+	}
+	return http.StatusOK, herder.Plugins(only), nil
+}
 
 func pluginConfig(_ *Server, r *http.Request) (int, any, error) {
-	keys, err := herder.PluginConfig(seg(r, 1))
+	keys, err := herder.PluginConfig(seg(r, 1), r.URL.Query().Get("version"))
 	return http.StatusOK, keys, err
 }
 
 func validate(_ *Server, r *http.Request) (int, any, error) {
-	given, err := flat(r)
+	var in api.GivenConfig
+	if err := body(r, &in); err != nil {
+		return 0, nil, err
+	}
+	given, nulls, err := scalars(in)
 	if err != nil {
 		return 0, nil, err
 	}
-	infos, err := herder.Validate(r.Context(), seg(r, 1), given)
+	infos, err := herder.Validate(r.Context(), seg(r, 1), given, nulls)
 	return http.StatusOK, infos, err
-}
-
-func flat(r *http.Request) (map[string]string, error) {
-	var in map[string]any
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
-	return scalars(in)
 }
 
 func list(s *Server, r *http.Request) (int, any, error) {
@@ -112,7 +81,10 @@ func create(s *Server, r *http.Request) (int, any, error) {
 	if err := body(r, &in); err != nil {
 		return 0, nil, err
 	}
-	given, err := scalars(in.Config)
+	given, nulls, err := scalars(in.Config)
+	if err == nil {
+		err = herder.NoNulls(nulls)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -138,7 +110,14 @@ func getConfig(s *Server, r *http.Request) (int, any, error) {
 }
 
 func putConfig(s *Server, r *http.Request) (int, any, error) {
-	given, err := flat(r)
+	var in api.GivenConfig
+	if err := body(r, &in); err != nil {
+		return 0, nil, err
+	}
+	given, nulls, err := scalars(in)
+	if err == nil {
+		err = herder.NoNulls(nulls)
+	}
 	if err != nil {
 		return 0, nil, err
 	}
@@ -150,20 +129,17 @@ func putConfig(s *Server, r *http.Request) (int, any, error) {
 }
 
 func patchConfig(s *Server, r *http.Request) (int, any, error) {
-	var in map[string]any
+	var in api.GivenConfig
 	if err := body(r, &in); err != nil {
 		return 0, nil, err
 	}
-	changes := map[string]*string{}
-	for k, v := range in {
-		if v == nil {
-			changes[k] = nil
-			delete(in, k)
-		}
-	}
-	given, err := scalars(in)
+	given, gone, err := scalars(in)
 	if err != nil {
 		return 0, nil, err
+	}
+	changes := map[string]*string{}
+	for _, k := range gone {
+		changes[k] = nil
 	}
 	for k, v := range given {
 		changes[k] = &v
@@ -219,19 +195,18 @@ func restartTask(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusNoContent, nil, s.opts.Herder.RestartTask(r.Context(), seg(r, 1), n)
 }
 
+// isTrue reads a boolean query parameter as Connect does: whatever is not true is false.
+func isTrue(r *http.Request, name string) bool {
+	return strings.EqualFold(r.URL.Query().Get(name), "true")
+}
+
 func restart(s *Server, r *http.Request) (int, any, error) {
-	yes := func(k string) bool { return strings.EqualFold(r.URL.Query().Get(k), "true") }
-	all, failed := yes("includeTasks"), yes("onlyFailed")
+	all, failed := isTrue(r, "includeTasks"), isTrue(r, "onlyFailed")
 	st, err := s.opts.Herder.Restart(r.Context(), seg(r, 1), all, failed)
 	if !all && !failed {
 		return http.StatusNoContent, nil, err
 	}
 	return http.StatusAccepted, st, err
-}
-
-// later answers for the endpoints of Kafka Connect that are not built yet.
-func later(*Server, *http.Request) (int, any, error) {
-	return 0, nil, fault.New(fault.Unsupported, "This endpoint of Kafka Connect is not supported yet")
 }
 
 func progress(s *Server, r *http.Request) (int, any, error) {
@@ -244,14 +219,15 @@ func events(s *Server, r *http.Request) (int, any, error) {
 	return http.StatusOK, e, err
 }
 
+func audit(s *Server, r *http.Request) (int, any, error) {
+	a, err := s.opts.Herder.Audit(seg(r, 3))
+	return http.StatusOK, a, err
+}
+
 func signal(s *Server, r *http.Request) (int, any, error) {
 	var in api.Signal
 	if err := body(r, &in); err != nil {
 		return 0, nil, err
 	}
 	return http.StatusAccepted, nil, s.opts.Herder.Signal(r.Context(), seg(r, 3), in)
-}
-
-func metrics(s *Server, _ *http.Request) (int, any, error) {
-	return http.StatusOK, plain(s.opts.Herder.Metrics()), nil
 }

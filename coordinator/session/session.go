@@ -317,6 +317,20 @@ func (r *Registry) HeldElsewhere(u state.UnitID, id string) bool {
 	return false
 }
 
+// Runs reports whether a live worker may still run a task of the connector.
+func (r *Registry) Runs(connector string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, w := range r.workers {
+		for u := range w.holds {
+			if u.Connector == connector && u.Task != state.PlanningHalf && r.alive(id) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Known reports whether the worker has said hello to this leader.
 func (r *Registry) Known(id string) bool {
 	r.mu.Lock()

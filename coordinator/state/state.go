@@ -21,6 +21,8 @@ var (
 	ErrStalePlan = errors.New("task configs were planned from an older config")
 	// ErrStaleConfig: the config changed since the change was made of it. The proposer looks again.
 	ErrStaleConfig = errors.New("the connector's config changed meanwhile")
+	// ErrStaleTopics: the list of topics was reset after they were used. Those that are used again are reported again.
+	ErrStaleTopics = errors.New("the connector's topics were reset meanwhile")
 	// ErrUnknownCommand: the command is of a newer version. The node must stop: nodes that know it have another state from here on (I6).
 	ErrUnknownCommand = errors.New("the log holds a command of a newer version")
 	// ErrFormat: the image is of a newer version.
@@ -61,6 +63,9 @@ type Connector struct {
 	// with an older config.
 	Generation  uint64
 	TaskConfigs []map[string]string
+	// Topics are those that its tasks have used since TopicsSince (the log index of the last reset), sorted.
+	Topics      []string
+	TopicsSince uint64
 	// For display, in ms since the Unix epoch.
 	CreatedMS, ChangedMS int64
 }
@@ -87,13 +92,15 @@ type State struct {
 	nodes       map[string]*commandv1.Node
 	connectors  map[string]*Connector
 	assignments map[UnitID]Assignment
-	drained     map[string]bool
+	// voided by connector; it outlives the connector (see voids.go).
+	voided  map[string][]Void
+	drained map[string]bool
 }
 
 // New returns the empty state.
 func New() *State {
 	return &State{
-		nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, drained: map[string]bool{},
+		nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, voided: map[string][]Void{}, drained: map[string]bool{},
 	}
 }
 
@@ -152,7 +159,8 @@ func (s *State) Protocol() uint32 {
 
 // Needs is the protocol that a command needs.
 func Needs(c *commandv1.Command) uint32 {
-	if _, ok := c.GetKind().(*commandv1.Command_SetDrain); ok {
+	switch c.GetKind().(type) {
+	case *commandv1.Command_SetDrain, *commandv1.Command_AddTopics, *commandv1.Command_ResetTopics, *commandv1.Command_VoidOffsets:
 		return 2
 	}
 	return 1
@@ -183,6 +191,12 @@ func (s *State) Apply(index uint64, c *commandv1.Command) Result {
 		delete(s.drained, k.RemoveNode.Id)
 	case *commandv1.Command_SetCluster:
 		s.cluster = k.SetCluster
+	case *commandv1.Command_AddTopics:
+		r.Connector, r.Err = s.addTopics(k.AddTopics)
+	case *commandv1.Command_ResetTopics:
+		r.Connector, r.Err = s.resetTopics(index, k.ResetTopics.Connector)
+	case *commandv1.Command_VoidOffsets:
+		s.voidOffsets(index, k.VoidOffsets)
 	case *commandv1.Command_SetDrain:
 		r.Err = s.setDrain(k.SetDrain)
 	default:
@@ -215,6 +229,7 @@ func (s *State) putConnector(index uint64, nowMS int64, p *commandv1.PutConnecto
 		// The tasks go on with their configs until new ones are planned.
 		c.Target, c.CreatedMS = old.Target, old.CreatedMS
 		c.PlannedIndex, c.Generation, c.TaskConfigs = old.PlannedIndex, old.Generation, old.TaskConfigs
+		c.Topics, c.TopicsSince = old.Topics, old.TopicsSince
 	}
 	s.connectors[p.Name] = c
 	return c, nil
@@ -290,21 +305,27 @@ func (s *State) setDrain(d *commandv1.SetDrain) error {
 // The versions of Image's layout. An image is of the oldest that can hold it, so that an older node of a cluster that is being upgraded
 // can take it.
 const (
-	formatFirst   = 1
-	formatDrained = 2
-	formatNewest  = formatDrained
+	formatFirst  = 1
+	formatSecond = 2 // drained workers, voided offsets, topics
+	formatNewest = formatSecond
 )
 
 // Image returns the state as a message, in a fixed order.
 func (s *State) Image() *commandv1.Image {
-	img := &commandv1.Image{Format: formatFirst, Index: s.index, Cluster: s.cluster, Nodes: s.Nodes(), Drained: slices.Sorted(maps.Keys(s.drained))}
-	if len(img.Drained) > 0 {
-		img.Format = formatDrained
+	img := &commandv1.Image{
+		Format: formatFirst, Index: s.index, Cluster: s.cluster, Nodes: s.Nodes(), Drained: slices.Sorted(maps.Keys(s.drained)), Voided: s.voidedImage(),
+	}
+	if len(img.Drained) > 0 || len(img.Voided) > 0 {
+		img.Format = formatSecond
 	}
 	for _, c := range s.Connectors() {
 		ci := &commandv1.ConnectorImage{
 			Name: c.Name, Config: c.Config, TargetState: c.Target, ConfigIndex: c.ConfigIndex, PlannedIndex: c.PlannedIndex,
 			Generation: c.Generation, CreatedUnixMs: c.CreatedMS, ChangedUnixMs: c.ChangedMS,
+			Topics: c.Topics, TopicsSince: c.TopicsSince,
+		}
+		if len(c.Topics) > 0 || c.TopicsSince > 0 {
+			img.Format = formatSecond
 		}
 		for _, t := range c.TaskConfigs {
 			ci.TaskConfigs = append(ci.TaskConfigs, &commandv1.TaskConfig{Config: t})
@@ -357,6 +378,7 @@ func FromImage(img *commandv1.Image) (*State, error) {
 		c := &Connector{
 			Name: ci.Name, Config: ci.Config, Target: ci.TargetState, ConfigIndex: ci.ConfigIndex, PlannedIndex: ci.PlannedIndex,
 			Generation: ci.Generation, CreatedMS: ci.CreatedUnixMs, ChangedMS: ci.ChangedUnixMs,
+			Topics: ci.Topics, TopicsSince: ci.TopicsSince,
 		}
 		if c.Config == nil {
 			c.Config = map[string]string{}
@@ -365,6 +387,9 @@ func FromImage(img *commandv1.Image) (*State, error) {
 			c.TaskConfigs = append(c.TaskConfigs, t.Config)
 		}
 		s.connectors[c.Name] = c
+	}
+	for _, v := range img.Voided {
+		s.voided[v.Connector] = append(s.voided[v.Connector], Void{v.GetPartition().GetTopic(), v.GetPartition().GetPartition(), v.Index})
 	}
 	for _, a := range img.Assignments {
 		u := UnitID{a.GetUnit().GetConnector(), a.GetUnit().GetTask()}

@@ -25,7 +25,7 @@ func command(t *rapid.T) *commandv1.Command {
 	name := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "connector")
 	config := map[string]string{"k": rapid.StringN(0, 3, -1).Draw(t, "value")}
 	c := &commandv1.Command{ProposedUnixMs: rapid.Int64Range(0, 1000).Draw(t, "time")}
-	switch rapid.IntRange(0, 9).Draw(t, "kind") {
+	switch rapid.IntRange(0, 12).Draw(t, "kind") {
 	case 0, 1:
 		c.Kind = &commandv1.Command_PutConnector{PutConnector: &commandv1.PutConnector{Name: name, Config: config, CreateOnly: rapid.Bool().Draw(t, "create")}}
 	case 2:
@@ -42,8 +42,18 @@ func command(t *rapid.T) *commandv1.Command {
 			ExpectedEpoch: rapid.SampledFrom([]uint64{0, 0, 1, 5}).Draw(t, "expected"),
 		}}}}
 	case 7:
-		c.Kind = &commandv1.Command_SetDrain{SetDrain: &commandv1.SetDrain{Node: name, Drained: rapid.Bool().Draw(t, "drained")}}
+		c.Kind = &commandv1.Command_AddTopics{AddTopics: &commandv1.AddTopics{Connector: name, Since: rapid.SampledFrom([]uint64{0, 0, 3}).Draw(t, "since"), Topics: []string{"t2", rapid.StringN(0, 2, -1).Draw(t, "topic")}}}
 	case 8:
+		c.Kind = &commandv1.Command_ResetTopics{ResetTopics: &commandv1.ResetTopics{Connector: name}}
+	case 9:
+		v := &commandv1.VoidOffsets{Connector: name}
+		for range rapid.IntRange(0, 2).Draw(t, "partitions") {
+			v.Partitions = append(v.Partitions, &commandv1.TopicPartition{Topic: "t", Partition: rapid.Int32Range(0, 3).Draw(t, "partition")})
+		}
+		c.Kind = &commandv1.Command_VoidOffsets{VoidOffsets: v}
+	case 10:
+		c.Kind = &commandv1.Command_SetDrain{SetDrain: &commandv1.SetDrain{Node: name, Drained: rapid.Bool().Draw(t, "drained")}}
+	case 11:
 		c.Kind = &commandv1.Command_RemoveNode{RemoveNode: &commandv1.RemoveNode{Id: name}}
 	default:
 		c.Kind = &commandv1.Command_PutNode{PutNode: &commandv1.PutNode{Node: &commandv1.Node{Id: name}}}
@@ -136,5 +146,45 @@ func TestConnectorLife(t *testing.T) {
 	}
 	if _, err := state.FromImage(&commandv1.Image{Format: 99}); err == nil {
 		t.Error("an image of the future was taken")
+	}
+}
+
+func TestTopicsSinceTheirReset(t *testing.T) {
+	t.Parallel()
+	s := state.New()
+	put(s, 1, "a", nil)
+	add := func(index, since uint64, topics ...string) state.Result {
+		return s.Apply(index, &commandv1.Command{Kind: &commandv1.Command_AddTopics{AddTopics: &commandv1.AddTopics{Connector: "a", Since: since, Topics: topics}}})
+	}
+	if r := add(2, 0, "y", "x", "y"); fmt.Sprint(r.Connector.Topics) != "[x y]" {
+		t.Errorf("topics: %v", r.Connector.Topics)
+	}
+	put(s, 3, "a", map[string]string{"v": "2"})
+	s.Apply(4, &commandv1.Command{Kind: &commandv1.Command_ResetTopics{ResetTopics: &commandv1.ResetTopics{Connector: "a"}}})
+	if r := add(5, 0, "x"); !errors.Is(r.Err, state.ErrStaleTopics) {
+		t.Errorf("a report from before the reset: %v", r.Err)
+	}
+	if r := add(6, 4, "z"); fmt.Sprint(r.Connector.Topics) != "[z]" {
+		t.Errorf("topics after the reset: %v", r.Connector.Topics)
+	}
+}
+
+func TestVoidsOutliveTheirConnector(t *testing.T) {
+	t.Parallel()
+	s := state.New()
+	put(s, 1, "a", nil)
+	void := func(index uint64, tps ...*commandv1.TopicPartition) {
+		s.Apply(index, &commandv1.Command{Kind: &commandv1.Command_VoidOffsets{VoidOffsets: &commandv1.VoidOffsets{Connector: "a", Partitions: tps}}})
+	}
+	void(2, &commandv1.TopicPartition{Topic: "t", Partition: 1})
+	void(3, &commandv1.TopicPartition{Topic: "t"}, &commandv1.TopicPartition{Topic: "t", Partition: 1})
+	if got := fmt.Sprint(s.Voids("a")); got != "[{t 0 3} {t 1 3}]" {
+		t.Errorf("voids: %v", got)
+	}
+	s.Apply(4, &commandv1.Command{Kind: &commandv1.Command_DeleteConnector{DeleteConnector: &commandv1.DeleteConnector{Name: "a"}}})
+	void(5)
+	void(6, &commandv1.TopicPartition{Topic: "t"})
+	if got := fmt.Sprint(s.Voids("a")); got != "[{ 0 5} {t 0 6}]" {
+		t.Errorf("voids after a reset: %v", got)
 	}
 }

@@ -61,6 +61,11 @@ func everyCommand() []*commandv1.Command {
 		at(12, &commandv1.Command{Kind: &commandv1.Command_DeleteConnector{DeleteConnector: &commandv1.DeleteConnector{Name: "c"}}}),
 		at(13, &commandv1.Command{Kind: &commandv1.Command_RemoveNode{RemoveNode: &commandv1.RemoveNode{Id: "n2"}}}),
 		at(14, &commandv1.Command{Protocol: 2, Kind: &commandv1.Command_SetDrain{SetDrain: &commandv1.SetDrain{Node: "n1", Drained: true}}}),
+		at(15, &commandv1.Command{Protocol: 2, Kind: &commandv1.Command_ResetTopics{ResetTopics: &commandv1.ResetTopics{Connector: "a"}}}),
+		at(16, &commandv1.Command{Protocol: 2, Kind: &commandv1.Command_AddTopics{AddTopics: &commandv1.AddTopics{Connector: "a", Since: 15, Topics: []string{"shop.orders", "shop.items"}}}}),
+		at(17, &commandv1.Command{Protocol: 2, Kind: &commandv1.Command_VoidOffsets{VoidOffsets: &commandv1.VoidOffsets{
+			Connector: "b", Partitions: []*commandv1.TopicPartition{{Topic: "shop.orders", Partition: 3}},
+		}}}),
 	}
 }
 
@@ -217,7 +222,7 @@ func TestTransplant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Index() != 14 || state.Transplant(from.Image(), into.Image(), 99).Index != 99 {
+	if s.Index() != 17 || state.Transplant(from.Image(), into.Image(), 99).Index != 99 {
 		t.Errorf("index %d is not above what was there on both sides", s.Index())
 	}
 	if k := s.Cluster(); k.ClusterId != "c1" || k.Brokers[0] != "new:9092" || k.EmbeddedBroker {

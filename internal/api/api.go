@@ -1,7 +1,12 @@
 // Package api holds the bodies of the REST API, in Kafka Connect's shapes, and a client for it.
 package api
 
-import "encoding/json"
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
 
 // ServerInfo answers GET /.
 type ServerInfo struct {
@@ -22,11 +27,14 @@ type Error struct {
 	Message string `json:"message"`
 }
 
-// CreateConnector is the body of POST /connectors. Values of a config may be any JSON scalar.
+// GivenConfig is a config in a request: its values may be any JSON scalar, which count as text.
+type GivenConfig map[string]any
+
+// CreateConnector is the body of POST /connectors.
 type CreateConnector struct {
-	Name         string         `json:"name"`
-	Config       map[string]any `json:"config"`
-	InitialState string         `json:"initial_state,omitempty"`
+	Name         string      `json:"name"`
+	Config       GivenConfig `json:"config"`
+	InitialState string      `json:"initial_state,omitempty"`
 }
 
 // TaskID names a task.
@@ -40,7 +48,7 @@ type ConnectorInfo struct {
 	Name   string            `json:"name"`
 	Config map[string]string `json:"config"`
 	Tasks  []TaskID          `json:"tasks"`
-	Type   string            `json:"type"`
+	Type   string            `json:"type" enum:"source,sink,unknown"`
 }
 
 // TaskInfo is one of GET /connectors/x/tasks.
@@ -51,7 +59,7 @@ type TaskInfo struct {
 
 // ConnectorState is the state of the planning half.
 type ConnectorState struct {
-	State    string `json:"state"`
+	State    string `json:"state" enum:"UNASSIGNED,RUNNING,PAUSED,STOPPED,FAILED,RESTARTING"`
 	WorkerID string `json:"worker_id"`
 	Version  string `json:"version,omitempty"`
 	Trace    string `json:"trace,omitempty"`
@@ -60,7 +68,7 @@ type ConnectorState struct {
 // TaskState is the state of a task.
 type TaskState struct {
 	ID       int32  `json:"id"`
-	State    string `json:"state"`
+	State    string `json:"state" enum:"UNASSIGNED,RUNNING,PAUSED,STOPPED,FAILED,RESTARTING"`
 	WorkerID string `json:"worker_id"`
 	Version  string `json:"version,omitempty"`
 	Trace    string `json:"trace,omitempty"`
@@ -90,10 +98,11 @@ type ConfigKey struct {
 	Importance    string   `json:"importance"`
 	Documentation string   `json:"documentation"`
 	Group         *string  `json:"group"`
-	OrderInGroup  int      `json:"order_in_group"`
 	Width         string   `json:"width"`
 	DisplayName   string   `json:"display_name"`
 	Dependents    []string `json:"dependents"`
+	// OrderInGroup is -1 for a key without a group.
+	OrderInGroup int `json:"order"`
 }
 
 // ConfigValue is a key's value, and what is wrong with it.
@@ -117,6 +126,39 @@ type ConfigInfos struct {
 	ErrorCount int          `json:"error_count"`
 	Groups     []string     `json:"groups"`
 	Configs    []ConfigInfo `json:"configs"`
+}
+
+// Offset is one of a connector's offsets. Of a source they are what the source makes them; of others the partition has kafka_topic and
+// kafka_partition, and the offset kafka_offset, the next one to read. A null offset forgets that of its partition.
+type Offset struct {
+	Partition map[string]any `json:"partition"`
+	Offset    map[string]any `json:"offset" api:"nullable"`
+}
+
+// Offsets answers GET /connectors/x/offsets, and is what PATCH takes.
+type Offsets struct {
+	Offsets []Offset `json:"offsets"`
+}
+
+// Message answers what only says that it was done.
+type Message struct {
+	Message string `json:"message"`
+}
+
+// Logger is a logger's level. LastModified is in ms since the Unix epoch; null: never.
+type Logger struct {
+	Level        string `json:"level" enum:"ALL,TRACE,DEBUG,INFO,WARN,ERROR,FATAL"`
+	LastModified *int64 `json:"last_modified"`
+}
+
+// SetLevel is the body of PUT /admin/loggers/x.
+type SetLevel struct {
+	Level string `json:"level"`
+}
+
+// Topics is what GET /connectors/x/topics has for the connector's name.
+type Topics struct {
+	Topics []string `json:"topics"`
 }
 
 // Expanded is one entry of GET /connectors?expand=….
@@ -203,6 +245,79 @@ type Event struct {
 	Detail      string `json:"detail,omitempty"`
 }
 
+// Kinds of differences between topics and ledger.
+const (
+	Missing = "missing"
+	Extra   = "extra"
+	Changed = "changed"
+)
+
+// Audit answers GET /millrace/v1/connectors/x/audit: how topics compare with the ledger, of which entries since when.
+type Audit struct {
+	Name string `json:"name,omitempty"`
+	// Summary says the rest in a line.
+	Summary string `json:"summary"`
+	// Ledger: false when the connector keeps none.
+	Ledger   bool  `json:"ledger"`
+	AtUnixMS int64 `json:"at_unix_ms"`
+	// Batches that were compared, and records that were found as the ledger says.
+	Batches int64 `json:"batches"`
+	Records int64 `json:"records"`
+	Missing int64 `json:"missing"`
+	Extra   int64 `json:"extra"`
+	Changed int64 `json:"changed"`
+	// Expired records were deleted by their topic's retention before they were compared; uncovered ones are older than the ledger.
+	Expired   int64 `json:"expired"`
+	Uncovered int64 `json:"uncovered"`
+	// Pending batches are not compared yet.
+	Pending     int64        `json:"pending"`
+	Verified    []Verified   `json:"verified"`
+	Differences []Difference `json:"differences"`
+	// Skipped topics are not compared, with the reason.
+	Skipped map[string]string `json:"skipped,omitempty"`
+	Error   string            `json:"error,omitempty"`
+}
+
+// Summarize writes Summary.
+func (a *Audit) Summarize() {
+	switch {
+	case !a.Ledger:
+		a.Summary = "no ledger: set ledger=true"
+	case a.AtUnixMS == 0:
+		a.Summary = "not compared yet"
+	default:
+		var to []string
+		for _, v := range a.Verified {
+			to = append(to, fmt.Sprintf("%s-%d to position %s", v.Connector, v.Task, v.Position))
+		}
+		a.Summary = fmt.Sprintf("verified %s: %d missing, %d extra, %d changed; %d records of %d batches are as the ledger says",
+			cmp.Or(strings.Join(to, ", "), "nothing"), a.Missing, a.Extra, a.Changed, a.Records, a.Batches)
+	}
+	if a.Error != "" {
+		a.Summary += "; the last comparison failed: " + a.Error
+	}
+}
+
+// Verified is the place up to which a task's batches are compared.
+type Verified struct {
+	Connector       string `json:"connector"`
+	Task            int32  `json:"task"`
+	CommittedUnixMS int64  `json:"committed_unix_ms"`
+	// Position is a list of source partitions with their positions.
+	Position json.RawMessage `json:"position"`
+}
+
+// Difference is a range of offsets that is not as the ledger says.
+type Difference struct {
+	Kind       string `json:"kind"`
+	Topic      string `json:"topic"`
+	Partition  int32  `json:"partition"`
+	FromOffset int64  `json:"from_offset"`
+	ToOffset   int64  `json:"to_offset"`
+	Records    int64  `json:"records"`
+	Detail     string `json:"detail"`
+}
+
 // TaskProgress is how far a task is. Lags are -1 when not known.
 type TaskProgress struct {
 	ID            int32  `json:"id"`
@@ -214,15 +329,17 @@ type TaskProgress struct {
 	MaxAttempts   int32  `json:"max_attempts,omitempty"`
 	RetryAtUnixMS int64  `json:"retry_at_unix_ms,omitempty"`
 	// Retrying is why the task tries something again in place.
-	Retrying         string            `json:"retrying,omitempty"`
-	Stalled          *Stalled          `json:"stalled,omitempty"`
-	RecordsIn        uint64            `json:"records_in"`
-	RecordsOut       uint64            `json:"records_out"`
-	RecordsDropped   uint64            `json:"records_dropped"`
-	BytesOut         uint64            `json:"bytes_out"`
-	RecordsPerSecond float64           `json:"records_per_second"`
-	LagRecords       int64             `json:"lag_records"`
-	LagMS            int64             `json:"lag_ms"`
-	LastCommitUnixMS int64             `json:"last_commit_unix_ms"`
-	Detail           map[string]string `json:"detail,omitempty"`
+	Retrying         string   `json:"retrying,omitempty"`
+	Stalled          *Stalled `json:"stalled,omitempty"`
+	RecordsIn        uint64   `json:"records_in"`
+	RecordsOut       uint64   `json:"records_out"`
+	RecordsDropped   uint64   `json:"records_dropped"`
+	BytesOut         uint64   `json:"bytes_out"`
+	RecordsPerSecond float64  `json:"records_per_second"`
+	LagRecords       int64    `json:"lag_records"`
+	LagMS            int64    `json:"lag_ms"`
+	LastCommitUnixMS int64    `json:"last_commit_unix_ms"`
+	// TransactionProtocol is Kafka's that the task's producer speaks: 1 or 2, or none.
+	TransactionProtocol string            `json:"transaction_protocol"`
+	Detail              map[string]string `json:"detail,omitempty"`
 }

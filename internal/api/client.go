@@ -93,7 +93,7 @@ func (c *Client) Expanded(ctx context.Context) (out map[string]Expanded, err err
 
 // Create makes a connector.
 func (c *Client) Create(ctx context.Context, name string, config map[string]string) (out *ConnectorInfo, err error) {
-	in := CreateConnector{Name: name, Config: map[string]any{}}
+	in := CreateConnector{Name: name, Config: GivenConfig{}}
 	for k, v := range config {
 		in.Config[k] = v
 	}
@@ -128,6 +128,12 @@ func (c *Client) Progress(ctx context.Context, name string) (out *Progress, err 
 // Events returns what has happened to a connector's tasks.
 func (c *Client) Events(ctx context.Context, name string) (out *Events, err error) {
 	err = c.Do(ctx, http.MethodGet, Prefix+at(name, "/events"), nil, &out)
+	return out, err
+}
+
+// Audit returns how a connector's topics compare with its ledger.
+func (c *Client) Audit(ctx context.Context, name string) (out *Audit, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+at(name, "/audit"), nil, &out)
 	return out, err
 }
 
@@ -177,4 +183,9 @@ func (c *Client) Plugins(ctx context.Context) (out []PluginInfo, err error) {
 func (c *Client) Cluster(ctx context.Context) (out *Cluster, err error) {
 	err = c.Do(ctx, http.MethodGet, Prefix+"/cluster", nil, &out)
 	return out, err
+}
+
+// Ready returns an error with the reason while the node can't do its part.
+func (c *Client) Ready(ctx context.Context) error {
+	return c.Do(ctx, http.MethodGet, Prefix+"/ready", nil, nil)
 }

@@ -18,7 +18,7 @@ type shape struct {
 
 var shapes = []shape{
 	{
-		name: "orders", rows: 500_000,
+		name: "orders", rows: 300_000,
 		columns: `id bigint unsigned not null primary key auto_increment, customer_id int not null, sku varchar(32) not null, qty int not null,
 			price decimal(12,2) not null, status enum('new','paid','shipped','done') not null default 'new', note varchar(200),
 			created_at datetime(6) not null, updated_at timestamp(3) not null default current_timestamp(3), payload json,
@@ -29,7 +29,7 @@ var shapes = []shape{
 			json_object('a', @base+seq, 'b', concat('x', @base+seq)), seq mod 2, (@base+seq)/3.0`,
 	},
 	{
-		name: "tiny", rows: 500_000,
+		name: "tiny", rows: 300_000,
 		columns: "id bigint not null primary key auto_increment, v int not null, note varchar(40)",
 		insert:  "v, note", values: "seq * 7, concat('n', @base+seq)",
 	},
@@ -38,7 +38,7 @@ var shapes = []shape{
 
 // wide has 50 columns of the usual kinds.
 func wide() shape {
-	s := shape{name: "wide", rows: 100_000, columns: "id bigint not null primary key auto_increment, note varchar(200)", insert: "note", values: "concat('n', @base+seq)"}
+	s := shape{name: "wide", rows: 60_000, columns: "id bigint not null primary key auto_increment, note varchar(200)", insert: "note", values: "concat('n', @base+seq)"}
 	for i := range 12 {
 		n := fmt.Sprint(i)
 		s.columns += ", i" + n + " int, t" + n + " varchar(60), p" + n + " decimal(14,4), d" + n + " datetime"

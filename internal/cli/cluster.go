@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/kafka"
 )
 
@@ -93,6 +94,7 @@ func newTopicCommand(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "topic", Short: "Look into topics"}
 	var brokers []string
 	cmd.PersistentFlags().StringSliceVar(&brokers, "brokers", nil, "Kafka brokers. Empty: the cluster's.")
+	addFlags(cmd.PersistentFlags(), config.KafkaClient())
 	cmd.AddCommand(&cobra.Command{Use: "list", Short: "List topics", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		_, a, err := c.kafka(cmd, brokers)
 		if err != nil {
@@ -126,7 +128,10 @@ func newTopicCommand(c *client) *cobra.Command {
 
 // kafka connects to the brokers that are given, or else to the cluster's.
 func (c *client) kafka(cmd *cobra.Command, brokers []string) (kafka.Config, *kafka.Admin, error) {
-	k := kafka.Config{Brokers: brokers}
+	k, err := clientBrokers(flagsGiven(cmd.Flags(), config.KafkaClient()), brokers)
+	if err != nil {
+		return k, nil, err
+	}
 	if len(k.Brokers) == 0 {
 		info, err := c.api().Cluster(cmd.Context())
 		if err != nil {

@@ -30,7 +30,7 @@ func newConnectorCommand(c *client) *cobra.Command {
 		}}
 	}
 	cmd.AddCommand(
-		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), signalCommand(c), snapshotCommand(c),
+		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), auditCommand(c), signalCommand(c), snapshotCommand(c),
 		&cobra.Command{Use: "get NAME", Short: "Print a connector's config as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			i, err := c.api().Get(cmd.Context(), args[0])
 			if err != nil {

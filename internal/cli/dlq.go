@@ -29,6 +29,7 @@ func newDLQCommand(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "dlq", Short: "Look at records that could not be handled, and replay them"}
 	q := &dlq{client: c}
 	cmd.PersistentFlags().StringSliceVar(&q.brokers, "brokers", nil, "Kafka brokers. Empty: the cluster's.")
+	addFlags(cmd.PersistentFlags(), config.KafkaClient())
 	cmd.AddCommand(q.listCommand(), q.showCommand(), q.replayCommand())
 	return cmd
 }

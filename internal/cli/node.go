@@ -3,11 +3,11 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // certificate authorities where the system has none, as in an image FROM scratch
 	"golang.org/x/sync/errgroup"
 
 	_ "github.com/millrace/millrace/connectors/all" // the connectors built in
@@ -33,6 +34,8 @@ import (
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/kafka/embedded"
+	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/obs"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker"
 )
@@ -79,14 +82,22 @@ func newNodeCommand() *cobra.Command {
 
 // node is a running node.
 type node struct {
-	v     configdef.Values
-	id    string
-	log   *slog.Logger
-	kafka kafka.Config
+	v   configdef.Values
+	id  string
+	log *slog.Logger
+	// levels of the log; REST changes them.
+	levels *loglevel.Levels
+	tls    security
+	kafka  kafka.Config
 
 	listener net.Listener
 	coord    *coordinator.Coordinator
+	herder   *herder.Herder
 	worker   atomic.Pointer[worker.Worker]
+	embedded *embedded.Broker
+	metrics  *obs.Registry
+	// draining: the node was told to end.
+	draining atomic.Bool
 	// kafkaID is the brokers' own id, once known.
 	kafkaID atomic.Pointer[string]
 }
@@ -96,7 +107,7 @@ type node struct {
 const collectAt = 50
 
 func runNode(ctx context.Context, v configdef.Values) error {
-	n := &node{v: v}
+	n := &node{v: v, metrics: obs.NewRegistry()}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(collectAt)
 	}
@@ -107,7 +118,11 @@ func runNode(ctx context.Context, v configdef.Values) error {
 	if n.id, err = nodeID(v); err != nil {
 		return err
 	}
-	n.log = logger(v).With("node", n.id)
+	n.levels = levels(v)
+	n.log = logger(v, n.levels).With("node", n.id)
+	if n.tls, err = loadSecurity(v, n.log.With("component", "tls")); err != nil {
+		return err
+	}
 	isCoordinator := slices.Contains(v.List(config.NodeRoles), "coordinator")
 	isWorker := slices.Contains(v.List(config.NodeRoles), "worker")
 
@@ -123,22 +138,24 @@ func runNode(ctx context.Context, v configdef.Values) error {
 		}
 		defer profile.Close()
 	}
-	broker, err := n.broker(isCoordinator)
-	if err != nil {
+	if n.embedded, err = n.broker(isCoordinator); err != nil {
 		return errors.Join(taken(err), n.listener.Close())
 	}
-	if broker != nil {
-		defer broker.Close()
+	if n.embedded != nil {
+		defer n.embedded.Close()
 	}
-	var h *herder.Herder
 	if isCoordinator {
-		if err := n.newCoordinator(isWorker, broker != nil); err != nil {
+		if err := n.newCoordinator(isWorker, n.embedded != nil); err != nil {
 			return errors.Join(err, n.listener.Close())
 		}
-		h = herder.New(n.coord)
+		n.herder = herder.New(n.coord, herder.Kafka{Config: n.kafka, OffsetsTopic: v.String(config.NodeOffsetsTopic)})
 	}
+	n.metrics.Add(n.collect)
+	context.AfterFunc(ctx, func() { n.draining.Store(true) })
 	server := rest.New(n.listener, rest.Options{
-		Version: Version, Commit: Commit, Herder: h, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID, Logger: n.log.With("component", "rest"),
+		Version: Version, Commit: Commit, Herder: n.herder, Ready: n.ready, Metrics: n.metrics, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID,
+		TLS: n.tls.rest, ClientAuth: clientAuth(v), Logger: n.log.With("component", "rest"),
+		Levels: n.levels, Nodes: n.others,
 	})
 	n.log.Info("node starts", "version", Version, "rest", n.listener.Addr().String(), "roles", v.List(config.NodeRoles), "brokers", n.kafka.Brokers)
 
@@ -184,7 +201,7 @@ func (n *node) newCoordinator(isWorker, embeddedBroker bool) error {
 	n.coord, err = coordinator.New(coordinator.Options{
 		NodeID: n.id, DataDir: n.v.String(config.NodeData), ListenAddr: n.v.String(config.NodeCluster), AdvertiseAddr: n.v.String(config.NodeClusterAdvert),
 		RESTAddr: n.restAddr(), Labels: labels, Worker: isWorker, Version: Version, Join: n.v.List(config.NodeJoin), Brokers: n.kafka.Brokers,
-		EmbeddedBroker: embeddedBroker, Capacity: uint32(n.v.Int(config.NodeCapacity)), BootstrapExpect: int(n.v.Int(config.NodeBootstrap)),
+		EmbeddedBroker: embeddedBroker, TLS: n.tls.cluster, Capacity: uint32(n.v.Int(config.NodeCapacity)), BootstrapExpect: int(n.v.Int(config.NodeBootstrap)),
 		MovesMax: int(n.v.Int(config.NodeMoves)), Compaction: raftnode.Compaction{
 			Entries: uint64(n.v.Int(config.NodeSnapEntries)), Interval: n.v.Duration(config.NodeSnapInterval), Trailing: uint64(n.v.Int(config.NodeTrailing)),
 		},
@@ -196,13 +213,7 @@ func (n *node) newCoordinator(isWorker, embeddedBroker bool) error {
 
 // broker starts the embedded broker where this node is to have it.
 func (n *node) broker(isCoordinator bool) (*embedded.Broker, error) {
-	n.kafka = kafka.Config{
-		Brokers: n.v.List(config.NodeBrokers), User: n.v.String(config.NodeKafkaUser), Password: n.v.String(config.NodeKafkaPassword),
-		Logger: n.log.With("component", "kafka"),
-	}
-	if n.v.Bool(config.NodeKafkaTLS) {
-		n.kafka.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
+	n.kafka = n.tls.brokers(n.v, n.v.List(config.NodeBrokers), n.log.With("component", "kafka"))
 	if len(n.kafka.Brokers) > 0 || !isCoordinator || len(n.v.List(config.NodeJoin)) > 0 {
 		return nil, nil
 	}
@@ -247,7 +258,7 @@ func (n *node) runWorker(ctx context.Context, isCoordinator bool) error {
 		kc.Brokers = nil // the cluster's, which may move
 	}
 	w, err := worker.New(worker.Options{
-		Node: me, BootID: randomID(), Coordinators: join, Kafka: kc, OffsetsTopic: n.v.String(config.NodeOffsetsTopic),
+		Node: me, BootID: randomID(), Coordinators: join, TLS: n.tls.cluster, Kafka: kc, OffsetsTopic: n.v.String(config.NodeOffsetsTopic),
 		Grace: n.v.Duration(config.NodeGrace), DrainTime: n.v.Duration(config.NodeDrain), Logger: n.log.With("component", "worker"),
 	})
 	if err != nil {
@@ -277,6 +288,26 @@ func (n *node) leader(ctx context.Context) (string, bool) {
 		return "", false
 	}
 	return addr, false
+}
+
+// others tells REST where the other nodes answer it.
+func (n *node) others(ctx context.Context) ([]string, error) {
+	var info *clusterv1.InfoResponse
+	if n.coord != nil {
+		info = n.coord.Info()
+	} else if w := n.worker.Load(); w != nil {
+		var err error
+		if info, err = w.Info(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var out []string
+	for _, other := range info.GetNodes() {
+		if other.Id != n.id && other.RestAddr != "" {
+			out = append(out, other.RestAddr)
+		}
+	}
+	return out, nil
 }
 
 // restAddr is REST's address as other nodes reach it.
@@ -314,6 +345,7 @@ func (n *node) clusterID() string {
 // learnKafkaID asks the brokers for their cluster's id, for GET /.
 func (n *node) learnKafkaID(ctx context.Context) {
 	kc := n.kafka
+	var last string
 	for ctx.Err() == nil {
 		if len(kc.Brokers) > 0 {
 			try, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -326,8 +358,12 @@ func (n *node) learnKafkaID(ctx context.Context) {
 				}
 			}
 			cancel()
-			if err == nil {
+			if err == nil || ctx.Err() != nil {
 				return
+			}
+			if err.Error() != last {
+				last = err.Error()
+				n.log.Warn("the brokers can't be used; trying on", "err", err)
 			}
 		} else if c := n.coord; c != nil {
 			select {
@@ -375,12 +411,16 @@ func randomID() string {
 	return hex.EncodeToString(b)
 }
 
-func logger(v configdef.Values) *slog.Logger {
+func levels(v configdef.Values) *loglevel.Levels {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(v.String(config.NodeLogLevel))) // checked by the spec
-	o := &slog.HandlerOptions{Level: level}
+	return loglevel.New(level)
+}
+
+func logger(v configdef.Values, l *loglevel.Levels) *slog.Logger {
+	all := &slog.HandlerOptions{Level: slog.Level(math.MinInt)} // the levels choose
 	if v.String(config.NodeLogFormat) == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+		return slog.New(l.Handler(slog.NewJSONHandler(os.Stderr, all)))
 	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
+	return slog.New(l.Handler(slog.NewTextHandler(os.Stderr, all)))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/tlsfile"
 )
 
 // Version and Commit are set by the build.
@@ -55,9 +57,10 @@ func newRoot() *cobra.Command {
 		return fault.New(fault.Invalid, "%v; see %s --help", err, cmd.CommandPath())
 	})
 	c := &client{}
-	root.PersistentFlags().StringVar(&c.url, "url", envOr("MILLRACE_URL", "http://127.0.0.1:8083"), "A node's REST address (MILLRACE_URL).")
+	c.flags(root.PersistentFlags())
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.connect() }
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "Print JSON instead of tables.")
-	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), &cobra.Command{
+	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), newVerifyCommand(c), newHealthCommand(c), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "millrace %s (%s)\n", Version, Commit)
@@ -75,8 +78,10 @@ func envOr(name, fallback string) string {
 
 // client is what the commands share.
 type client struct {
-	url  string
-	json bool
+	url       string
+	files     tlsfile.Files
+	transport http.RoundTripper // nil: the default
+	json      bool
 }
 
 func (c *client) api() *api.Client {
@@ -84,7 +89,9 @@ func (c *client) api() *api.Client {
 	if !strings.Contains(u, "://") {
 		u = "http://" + u
 	}
-	return api.NewClient(u)
+	a := api.NewClient(u)
+	a.HTTP.Transport = c.transport
+	return a
 }
 
 // show prints v as JSON, or the table.

@@ -27,7 +27,7 @@ import (
 var ErrNoLeader = errors.New("no leader is known")
 
 // Dialer connects to an address.
-type Dialer func(ctx context.Context, addr string) (net.Conn, error)
+type Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Client knows some coordinators and learns of more.
 type Client struct {
@@ -39,7 +39,7 @@ type Client struct {
 	hint  string
 }
 
-// New makes a client that begins with the given cluster addresses. It does no I/O. A nil Dialer is the host's network.
+// New makes a client that begins with the given cluster addresses. It does no I/O. A nil Dialer is the host's network, without TLS.
 func New(addrs []string, d Dialer) *Client {
 	return &Client{dialer: d, addrs: slices.Clone(addrs), conns: map[string]*grpc.ClientConn{}}
 }
@@ -81,6 +81,7 @@ func (c *Client) dial(addr string) (clusterv1.ClusterClient, error) {
 		return clusterv1.NewClusterClient(conn), nil
 	}
 	opts := []grpc.DialOption{
+		// The dialer below does the TLS, one for gRPC and for Raft, whose connections share the port.
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			// A restarted coordinator should be found in milliseconds, not after gRPC's default of seconds.
@@ -90,8 +91,8 @@ func (c *Client) dial(addr string) (clusterv1.ClusterClient, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20), grpc.MaxCallSendMsgSize(64<<20)),
 	}
-	if c.dialer != nil {
-		opts = append(opts, grpc.WithContextDialer(c.dialer))
+	if d := c.dialer; d != nil {
+		opts = append(opts, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return d(ctx, "tcp", addr) }))
 	}
 	conn, err := grpc.NewClient("passthrough:///"+addr, opts...)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/millrace/millrace/connectors"
@@ -53,6 +54,10 @@ const (
 	CreationReplication = "topic.creation.default.replication.factor"
 	ExactlyOnce         = "exactly.once.support"
 	OffsetsTopic        = "offsets.storage.topic"
+	Ledger              = "ledger"
+	LedgerTopic         = "ledger.topic"
+	AuditInterval       = "ledger.audit.interval.ms"
+	AuditRate           = "ledger.audit.bytes.per.second"
 )
 
 func controlFree(v string) error {
@@ -83,14 +88,14 @@ func common() []configdef.Key {
 		},
 		{
 			Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
-			Doc: "How keys become the bytes of messages: canal-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
+			Doc: "How keys become the bytes of messages: canal-json, debezium-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
 		},
-		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter."},
+		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter; the page on converters has them."},
 		{
 			Name: ValueConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Value converter class",
 			Doc: "How values become the bytes of messages; as key.converter.",
 		},
-		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter."},
+		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter; the page on converters has them."},
 		{
 			Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
 			Doc: "Accepted for existing configs. Headers pass as the bytes they are.",
@@ -180,7 +185,7 @@ func common() []configdef.Key {
 			Doc: "Largest number of records in one transaction or one call of a sink.",
 		},
 		{
-			Name: MaxBytesInFlight, Type: configdef.Long, Default: "16777216", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
+			Name: MaxBytesInFlight, Type: configdef.Long, Default: "8388608", HasMin: true, Min: 65536, Importance: configdef.Low, Group: "Batching",
 			Doc: "Bytes that a task works on at a time: a source holds no more that are not committed; sinks and transforms read and hand on no more together. A single record, or a batch that the broker stores as one, goes through whole.",
 		},
 		{
@@ -225,6 +230,21 @@ func regex(v string) error {
 	return nil
 }
 
+func book() []configdef.Key {
+	return []configdef.Key{
+		{
+			Name: Ledger, Type: configdef.Boolean, Default: "true", Importance: configdef.Medium, Group: "Ledger",
+			Doc: "Whether each transaction adds an entry to the ledger: what was taken from where, and how many records with which sum of hashes went to which topic partition. Topics are compared with it, see GET /millrace/v1/connectors/{name}/audit and millrace verify. Without transactions (exactly.once.support=disabled) there is none.",
+		},
+		{Name: LedgerTopic, Type: configdef.String, Default: "millrace-ledger", Importance: configdef.Low, Group: "Ledger", Doc: "Topic of the ledger. It is made with a retention of 7 days; what is older can't be compared."},
+		{
+			Name: AuditInterval, Type: configdef.Long, Default: "60000", HasMin: true, Importance: configdef.Low, Group: "Ledger",
+			Doc: "How often the worker that holds the connector compares the topics with the ledger, in milliseconds; 0: never.",
+		},
+		{Name: AuditRate, Type: configdef.Long, Default: "4194304", HasMin: true, Min: 1024, Importance: configdef.Low, Group: "Ledger", Doc: "How fast topics are read for that, in bytes per second."},
+	}
+}
+
 func sourceOnly() []configdef.Key {
 	return []configdef.Key{
 		{
@@ -235,15 +255,38 @@ func sourceOnly() []configdef.Key {
 	}
 }
 
+// specs are made once: a connector's config is parsed often.
+var specs struct {
+	sync.Mutex // guards: byKind, whole
+	byKind     map[connectors.Kind]*configdef.Spec
+	whole      map[*connectors.Plugin]*configdef.Spec
+}
+
 // Connector returns the framework's keys for connectors of a kind.
 func Connector(kind connectors.Kind) *configdef.Spec {
+	specs.Lock()
+	defer specs.Unlock()
+	return connector(kind)
+}
+
+func connector(kind connectors.Kind) *configdef.Spec {
+	if specs.byKind[kind] == nil {
+		if specs.byKind == nil {
+			specs.byKind, specs.whole = map[connectors.Kind]*configdef.Spec{}, map[*connectors.Plugin]*configdef.Spec{}
+		}
+		specs.byKind[kind] = declared(kind)
+	}
+	return specs.byKind[kind]
+}
+
+func declared(kind connectors.Kind) *configdef.Spec {
 	keys := common()
 	switch kind {
 	case connectors.KindSource:
-		keys = slices.Concat(keys, sourceOnly(), creation())
+		keys = slices.Concat(keys, sourceOnly(), creation(), book())
 		return configdef.New(keys...)
 	case connectors.KindTransform:
-		keys = slices.Concat(keys, input(), creation())
+		keys = slices.Concat(keys, input(), creation(), book())
 	default:
 		keys = slices.Concat(keys, input())
 	}
@@ -254,18 +297,29 @@ func oneInput(v configdef.Values) []configdef.Problem {
 	topics, rx := v.List(Topics), v.String(TopicsRegex)
 	msg := ""
 	switch {
+	case !v.OK(Topics) || !v.OK(TopicsRegex): // said already
 	case len(topics) == 0 && rx == "":
 		msg = "Must configure one of topics or topics.regex"
 	case len(topics) > 0 && rx != "":
 		msg = "topics and topics.regex are mutually exclusive options, but both are set."
 	}
 	if msg == "" {
-		if dead := v.String(DeadTopic); dead != "" && slices.Contains(topics, dead) {
-			return []configdef.Problem{{Key: DeadTopic, Value: dead, Message: fmt.Sprintf("The DLQ topic '%s' may not be included in the list of topics ('topics=%v') consumed by the connector", dead, topics)}}
-		}
-		return nil
+		return deadInput(v.String(DeadTopic), topics, rx)
 	}
 	return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: msg}, {Key: TopicsRegex, Value: rx, Message: msg}}
+}
+
+// deadInput refuses a dead letter queue that the connector would read itself.
+func deadInput(dead string, topics []string, rx string) []configdef.Problem {
+	if slices.Contains(topics, dead) {
+		return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: fmt.Sprintf(
+			"The DLQ topic '%s' may not be included in the list of topics ('topics=[%s]') consumed by the connector", dead, strings.Join(topics, ", "))}}
+	}
+	if re, err := regexp.Compile("^(?:" + rx + ")$"); err == nil && dead != "" && rx != "" && re.MatchString(dead) {
+		return []configdef.Problem{{Key: TopicsRegex, Value: rx, Message: fmt.Sprintf(
+			"The DLQ topic '%s' may not be matched by the regex for the topics ('topics.regex=%s') consumed by the connector", dead, rx)}}
+	}
+	return nil
 }
 
 // later are keys of Kafka Connect's whose feature does not exist here yet: a config with one is refused rather than run without it.
@@ -274,8 +328,28 @@ var later = map[string]string{
 	"predicates": "Predicates are not supported yet; use a function (connector.class=transform) instead.",
 }
 
+// KeepsLedger reports whether a connector's tasks keep a ledger: without transactions there is none.
+func KeepsLedger(p *connectors.Plugin, v configdef.Values) bool {
+	switch p.Kind {
+	case connectors.KindSource:
+		return v.Bool(Ledger) && v.String(ExactlyOnce) != "disabled"
+	case connectors.KindTransform:
+		return v.Bool(Ledger)
+	case connectors.KindSink:
+	}
+	return false
+}
+
 // Full is a connector's whole spec: the framework's keys first, then its own.
-func Full(p *connectors.Plugin) *configdef.Spec { return Connector(p.Kind).With(p.Spec) }
+func Full(p *connectors.Plugin) *configdef.Spec {
+	specs.Lock()
+	defer specs.Unlock()
+	framework := connector(p.Kind)
+	if specs.whole[p] == nil {
+		specs.whole[p] = framework.With(p.Spec)
+	}
+	return specs.whole[p]
+}
 
 // Check finds everything that can be known to be wrong with a connector's config: keys, values, unknown keys, and, when all of that is right,
 // what the connector itself finds (is the server there, the login right). The connector's look ends with ctx.

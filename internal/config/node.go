@@ -27,9 +27,6 @@ const (
 	NodeRoles         = "roles"
 	NodeBrokers       = "brokers"
 	NodeEmbedded      = "embedded-kafka"
-	NodeKafkaUser     = "kafka-user"
-	NodeKafkaPassword = "kafka-password"
-	NodeKafkaTLS      = "kafka-tls"
 	NodeLabels        = "labels"
 	NodeOffsetsTopic  = "offsets-topic"
 	NodeLogLevel      = "log-level"
@@ -57,7 +54,7 @@ func Node() *configdef.Spec {
 		s(NodeID, "", "Node", "Name of the node, unique in the cluster and the same after a restart. Empty: made once and kept in the data directory.", "node1"),
 		s(NodeData, "millrace-data", "Node", "Directory for everything that the node keeps: the Raft log, and the embedded broker's topics.", "/var/lib/millrace"),
 		{Name: NodeRoles, Type: configdef.List, Default: "coordinator,worker", OneOf: []string{"coordinator", "worker"}, Group: "Node", Doc: "What the node does: coordinator (holds the cluster's state; 1, 3 or 5 of them), worker (runs tasks), or both.", Example: "worker"},
-		s(NodeREST, "127.0.0.1:8083", "Addresses", "Address for REST. Use :8083 to listen on all interfaces; there is no login yet, so mind who can reach it.", ":8083"),
+		s(NodeREST, "127.0.0.1:8083", "Addresses", "Address for REST. Use :8083 to listen on all interfaces; without TLS (rest-tls-cert) whoever reaches it manages the cluster.", ":8083"),
 		s(NodeRESTAdvertise, "", "Addresses", "Address of REST as other nodes reach it. Empty: the one that is listened on.", "node1:8083"),
 		s(NodeCluster, "127.0.0.1:8084", "Addresses", "Address for the other nodes (Raft and worker sessions).", ":8084"),
 		s(NodeClusterAdvert, "", "Addresses", "That address as the other nodes reach it. Empty: the one that is listened on.", "node1:8084"),
@@ -65,9 +62,6 @@ func Node() *configdef.Spec {
 		{Name: NodeBootstrap, Type: configdef.Int, Default: "0", Check: groupSize, Group: "Addresses", Doc: "How many new coordinators make a cluster together: 3 or 5, each with this setting and the addresses of all in join. They wait for each other; where there is a cluster already, a new one joins it. 0: a new coordinator joins or is alone.", Example: "3"},
 		{Name: NodeBrokers, Type: configdef.List, Default: "", Group: "Kafka", Check: hostPorts, Doc: "Kafka brokers. Empty: a node that makes a cluster starts the embedded broker; one that joins uses the cluster's.", Example: "kafka1:9092,kafka2:9092"},
 		s(NodeEmbedded, "127.0.0.1:9092", "Kafka", "Address of the embedded broker, when no brokers are given. It keeps its topics under the data directory. For trying and for small jobs, not for production.", "127.0.0.1:9092"),
-		s(NodeKafkaUser, "", "Kafka", "User for SASL PLAIN at the brokers. Empty: no login.", ""),
-		{Name: NodeKafkaPassword, Type: configdef.Password, Default: "", Group: "Kafka", Doc: "Password for SASL PLAIN at the brokers; better given by environment than by flag."},
-		{Name: NodeKafkaTLS, Type: configdef.Boolean, Default: "false", Group: "Kafka", Doc: "Whether connections to the brokers are encrypted, with the system's certificate authorities."},
 		s(NodeOffsetsTopic, "millrace-offsets", "Kafka", "Topic for source offsets, in Kafka Connect's format.", "connect-offsets"),
 		{Name: NodeLabels, Type: configdef.List, Default: "", Check: labels, Group: "Node", Doc: "Labels of the node as name=value; connectors ask for them with placement.labels. The label zone says what may fail as a whole: tasks of one connector are spread over zones.", Example: "zone=a,disk=ssd"},
 		{Name: NodeCapacity, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, HasMax: true, Max: 1000, Group: "Node", Doc: "How much the worker takes in proportion to others: one of capacity 2 gets twice the tasks, by weight, of one of capacity 1."},
@@ -84,10 +78,8 @@ func Node() *configdef.Spec {
 		{Name: NodeSnapInterval, Type: configdef.Int, Default: "30000", HasMin: true, Min: 5, Group: "Raft log", Doc: "How often that is looked at, in milliseconds."},
 		{Name: NodeTrailing, Type: configdef.Int, Default: "4096", HasMin: true, Group: "Raft log", Doc: "How many changes stay in the log behind an image, so that a coordinator that was away for a moment need not take the whole of it."},
 	}
-	for i := range keys {
-		keys[i].Env = "MILLRACE_" + strings.ToUpper(strings.ReplaceAll(keys[i].Name, "-", "_"))
-	}
-	return configdef.New(keys...).Cross(nodeChecks)
+	keys = slices.Concat(keys, kafkaKeys(), tlsKeys())
+	return configdef.New(withEnv(keys)...).Cross(nodeChecks).Cross(kafkaChecks).Cross(tlsChecks)
 }
 
 func groupSize(v string) error {

@@ -246,13 +246,20 @@ func (d *Decoder) datum(c *record.Column, raw json.RawMessage) (record.Datum, er
 	case record.FamilyDouble:
 		v, err := strconv.ParseFloat(text, 64)
 		return record.Float64(v), err
-	case record.FamilyBinary, record.FamilyVarbinary, record.FamilyBlob, record.FamilyGeometry, record.FamilyVector:
+	case record.FamilyBinary: // Canal leaves out the zeros at its end
+		b, err := latin1Bytes(text)
+		return record.Bytes(append(b, make([]byte, max(0, c.Length-len(b)))...)), err
+	case record.FamilyDecimal: // and those at the end of a fraction
+		if point := strings.IndexByte(text, '.'); point >= 0 {
+			text += strings.Repeat("0", max(0, c.Scale-(len(text)-point-1)))
+		}
+	case record.FamilyVarbinary, record.FamilyBlob, record.FamilyGeometry, record.FamilyVector:
 		b, err := latin1Bytes(text)
 		return record.Bytes(b), err
 	case record.FamilyTimestamp:
 		v, err := parseTimestamp(text, d.s.canal.zone)
 		return record.Int(v), err
-	case record.FamilyUnknown, record.FamilyDecimal, record.FamilyChar, record.FamilyVarchar, record.FamilyText, record.FamilyJSON,
+	case record.FamilyUnknown, record.FamilyChar, record.FamilyVarchar, record.FamilyText, record.FamilyJSON,
 		record.FamilyDate, record.FamilyTime, record.FamilyDateTime:
 	}
 	return record.Text([]byte(text)), nil

@@ -3,6 +3,7 @@ package convert
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -68,7 +69,7 @@ func (e *Encoder) rendered(t *record.Table) *rendered {
 	r.pkNames = []byte("null")
 	if t.HasKey() {
 		r.pkNames = []byte{'['}
-		for i, at := range t.Key {
+		for i, at := range slices.Sorted(slices.Values(t.Key)) { // Canal's are in the columns' order
 			if i > 0 {
 				r.pkNames = append(r.pkNames, ',')
 			}
@@ -127,7 +128,7 @@ func (r *rendered) isUsual(row record.Row) bool {
 func (e *Encoder) appendCanal(dst []byte, c *record.ChangeEvent) ([]byte, error) {
 	id, o := e.id, &e.s.canal
 	switch c.Op {
-	case record.OpDDL, record.OpTruncate:
+	case record.OpDDL, record.OpTruncate, record.OpStatement:
 		return appendCanalDDL(dst, c, id), nil
 	case record.OpRead, record.OpCreate, record.OpUpdate, record.OpDelete:
 	default:
@@ -193,7 +194,8 @@ func appendCanalDDL(dst []byte, c *record.ChangeEvent, id int64) []byte {
 	dst = append(dst, `{"data":null,`...)
 	dst = appendJSONString(append(dst, `"database":`...), c.Table.Database)
 	dst = appendCanalMiddle(dst, c, id)
-	dst = append(dst, `,"isDdl":true,"mysqlType":null,"old":null,"pkNames":null,"sql":`...)
+	dst = strconv.AppendBool(append(dst, `,"isDdl":`...), c.Op != record.OpStatement)
+	dst = append(dst, `,"mysqlType":null,"old":null,"pkNames":null,"sql":`...)
 	dst = appendJSONString(dst, c.SQL)
 	dst = append(dst, `,"sqlType":null,`...)
 	dst = appendJSONString(append(dst, `"table":`...), c.Table.Name)

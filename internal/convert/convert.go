@@ -28,6 +28,9 @@ const (
 	Bytes     = "bytes"
 )
 
+// Version of the converters, as the list of plugins shows it.
+const Version = "1.0.0"
+
 // aliases are the classes of Kafka Connect's converters that mean the same.
 var aliases = map[string]string{
 	"org.apache.kafka.connect.json.JsonConverter": JSON,
@@ -40,6 +43,18 @@ var aliases = map[string]string{
 
 // Names lists the converters, for messages and forms.
 func Names() []string { return []string{CanalJSON, Debezium, JSON, String, Bytes} }
+
+// Classes lists all names that a converter can be given by, sorted, but for the short ones of Kafka Connect's classes.
+func Classes() []string {
+	out := Names()
+	for name := range aliases {
+		if strings.Contains(name, ".") {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // Config is what a pair of converters is made of.
 type Config struct {
@@ -57,11 +72,14 @@ type Config struct {
 type settings struct {
 	key, value         string
 	canal              canalOptions
+	plain              plainOptions
 	keyJSON, valueJSON connectOptions
 }
 
 type canalOptions struct {
 	enumNames bool
+	exact     bool // canal.compat=exact
+	byEvent   bool // canal.rows=event
 	zone      *time.Location
 }
 
@@ -94,61 +112,13 @@ func parse(c Config) (settings, []configdef.Problem) {
 	if c.Reads && s.value == Debezium {
 		problems = append(problems, configdef.Problem{Key: "value.converter", Value: c.Value, Message: "Sinks can't read debezium-json yet: let the source write canal-json, or plain rows with the json converter"})
 	}
-	s.canal.zone = time.UTC
-	for name, to := range map[string]*connectOptions{c.Key: &s.keyJSON, c.Value: &s.valueJSON} {
-		// What Kafka Connect's class does unless it is told otherwise, so that an unchanged config gives unchanged bytes.
-		like := aliases[name] == JSON && c.JSONConverter == Debezium
-		to.schemas, to.replaceNull = like, like
+	// What Kafka Connect's class does unless it is told otherwise, so that an unchanged config gives unchanged bytes.
+	like := func(name string) connectOptions {
+		is := aliases[name] == JSON && c.JSONConverter == Debezium
+		return connectOptions{schemas: is, replaceNull: is}
 	}
-	for prefix, opts := range map[string]map[string]string{"key.converter.": c.KeyOptions, "value.converter.": c.ValueOptions} {
-		for k, v := range opts {
-			bad := func(why string) {
-				problems = append(problems, configdef.Problem{Key: prefix + k, Value: v, Message: fmt.Sprintf("Invalid value %s for configuration %s%s: %s", v, prefix, k, why)})
-			}
-			name, options := s.key, &s.keyJSON
-			if prefix == "value.converter." {
-				name, options = s.value, &s.valueJSON
-			}
-			flag := func(to *bool) {
-				b, err := strconv.ParseBool(strings.ToLower(v))
-				if err != nil {
-					bad("true or false")
-				}
-				*to = b
-			}
-			switch k {
-			case "schemas.enable":
-				flag(&options.schemas)
-				if options.schemas && name != Debezium && name != JSON {
-					bad("the " + name + " converter has no schemas")
-				}
-			case "replace.null.with.default":
-				flag(&options.replaceNull)
-			case "decimal.format":
-				options.numeric = strings.EqualFold(v, "NUMERIC")
-				if !options.numeric && !strings.EqualFold(v, "BASE64") {
-					bad("BASE64 or NUMERIC")
-				}
-			case "canal.enum.mode":
-				if v != "index" && v != "name" {
-					bad("index or name")
-				}
-				s.canal.enumNames = v == "name"
-			case "timestamp.zone":
-				z, err := time.LoadLocation(v)
-				if err != nil {
-					bad("no time zone of that name is known")
-				} else {
-					s.canal.zone = z
-				}
-			case "encoding", "converter.encoding", "converter.type", "schemas.cache.size":
-			default:
-				problems = append(problems, configdef.Problem{Key: prefix + k, Value: v, Message: fmt.Sprintf(
-					"Unknown configuration key %q. The converters have schemas.enable, replace.null.with.default, decimal.format, canal.enum.mode and timestamp.zone.", prefix+k)})
-			}
-		}
-	}
-	return s, problems
+	s.keyJSON, s.valueJSON = like(c.Key), like(c.Value)
+	return s, append(problems, s.read(c)...)
 }
 
 // Check returns what is wrong with a converter config.
@@ -163,6 +133,7 @@ type Encoder struct {
 	id        int64
 	rows      cache[rendered]
 	envelopes cache[dbzTable]
+	canal     canalScratch
 }
 
 // NewEncoder makes an encoder; its problems are those of Check.
@@ -173,6 +144,9 @@ func NewEncoder(c Config) (*Encoder, error) {
 
 // Key appends a key's bytes to dst; false means null.
 func (e *Encoder) Key(dst []byte, topic string, key any) ([]byte, bool, error) {
+	if e.s.canal.byEvent {
+		return dst, false, nil
+	}
 	if k, ok := key.(*record.KeyRow); ok {
 		return e.key(dst, topic, k, e.s.keyJSON.schemas)
 	}
@@ -203,20 +177,20 @@ func (e *Encoder) Value(dst []byte, topic string, value any) ([]byte, bool, erro
 		switch e.s.value {
 		case CanalJSON:
 			e.id++
+			if e.s.canal.exact {
+				out, err := e.appendCanalExact(dst, c)
+				return out, err == nil, err
+			}
 			out, err := e.appendCanal(dst, c)
 			return out, err == nil, err
 		case Debezium:
 			out, err := e.appendEnvelope(dst, c, topic)
 			return out, err == nil, err
 		case JSON:
-			row := c.After
-			if row == nil {
-				row = c.Before
-			}
 			if e.s.valueJSON.schemas {
 				return dst, false, errors.New("the json converter writes rows without their schema; set value.converter.schemas.enable=false, or use debezium-json")
 			}
-			return e.appendRow(dst, c.Table, row), true, nil
+			return e.appendPlain(dst, c)
 		}
 		return dst, false, fmt.Errorf("the %s converter can't write change events; use canal-json or debezium-json", e.s.value)
 	}
@@ -271,24 +245,6 @@ func (e *Encoder) appendKeyRow(dst []byte, k *record.KeyRow) []byte {
 			dst = append(dst, ',')
 		}
 		dst = appendNatural(append(dst, names[at]...), &k.Table.Columns[at], k.Row[at])
-	}
-	return append(dst, '}')
-}
-
-// appendRow writes a row as a JSON object with natural types; columns that the row image lacks are left out.
-func (e *Encoder) appendRow(dst []byte, t *record.Table, row record.Row) []byte {
-	names := e.rendered(t).names
-	dst = append(dst, '{')
-	first := true
-	for i := range row {
-		if row[i].Kind == record.KindAbsent {
-			continue
-		}
-		if !first {
-			dst = append(dst, ',')
-		}
-		first = false
-		dst = appendNatural(append(dst, names[i]...), &t.Columns[i], row[i])
 	}
 	return append(dst, '}')
 }

@@ -242,6 +242,17 @@ func TestForeignCanal(t *testing.T) {
 	}
 }
 
+// Kafka Connect's class has schemas unless it is told otherwise, for keys as for values.
+func TestClassDefaults(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{"org.apache.kafka.connect.json.JsonConverter": true, Debezium: false} {
+		s, problems := parse(Config{Key: name, Value: name, JSONConverter: Debezium})
+		if len(problems) > 0 || s.keyJSON.schemas != want || s.valueJSON.schemas != want || s.valueJSON.replaceNull != want {
+			t.Errorf("%s: %+v, %v", name, s, problems)
+		}
+	}
+}
+
 func TestUnknownConverter(t *testing.T) {
 	t.Parallel()
 	if p := Check(Config{Value: "avro", ValueOptions: map[string]string{"schemas.enable": "true", "nope": "1"}}); len(p) != 3 {
@@ -251,11 +262,16 @@ func TestUnknownConverter(t *testing.T) {
 
 func TestCanalAllocatesNothingPerRow(t *testing.T) {
 	table, rows := allTypes()
-	e, _ := NewEncoder(Config{})
-	ev := &record.ChangeEvent{Table: table, Op: record.OpUpdate, Before: rows[2], After: rows[0]}
-	buf := make([]byte, 0, 1<<16)
-	if n := testing.AllocsPerRun(100, func() { _, _, _ = e.Value(buf[:0], "", ev) }); n > 0 {
-		t.Errorf("%v allocations for a row, want none", n)
+	for _, compat := range []string{"readers", "exact"} {
+		e, err := NewEncoder(Config{ValueOptions: map[string]string{"canal.compat": compat}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ev := &record.ChangeEvent{Table: table, Op: record.OpUpdate, Before: rows[2], After: rows[0]}
+		buf := make([]byte, 0, 1<<16)
+		if n := testing.AllocsPerRun(100, func() { _, _, _ = e.Value(buf[:0], "", ev) }); n > 0 {
+			t.Errorf("%s: %v allocations for a row, want none", compat, n)
+		}
 	}
 }
 

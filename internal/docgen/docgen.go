@@ -6,7 +6,10 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
+	_ "github.com/millrace/millrace/internal/cli" // declares all metrics
 	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/convert"
+	"github.com/millrace/millrace/internal/obs"
 )
 
 const generated = "<!-- generated from the code by make generate: change the key's declaration, not this page -->\n"
@@ -15,11 +18,15 @@ const generated = "<!-- generated from the code by make generate: change the key
 func Pages() map[string]string {
 	out := map[string]string{
 		"node-config.md": node(),
+		"metrics.md":     metrics(),
 		"connector-config.md": "# Settings that every connector has\n" + generated +
 			"\nBeside these a connector has its own; their pages are under [connectors](connectors.md).\n" +
 			"\n## Sources\n" + keys(config.Connector(connectors.KindSource), 3, false) +
 			"\n## Sinks\n" + keys(config.Connector(connectors.KindSink), 3, false) +
 			"\n## Transforms\n" + keys(config.Connector(connectors.KindTransform), 3, false),
+		"converters.md": "# Settings of converters\n" + generated +
+			"\n`value.converter` is one of " + code(convert.Names()) + ", or the class name of Kafka Connect's converter. `key.converter` has the same choice, and the\n" +
+			"settings of the first group.\n" + keys(convert.ValueOptions(), 2, false),
 	}
 	index := &strings.Builder{}
 	index.WriteString("# Connectors\n" + generated + "\n| class | kind | what it does | also answers to |\n|---|---|---|---|\n")
@@ -28,7 +35,7 @@ func Pages() map[string]string {
 		out[name] = plugin(p)
 		fmt.Fprintf(index, "| [`%s`](%s) | %s | %s | %s |\n", p.Class, name, p.Kind, cell(p.Doc), code(p.Aliases))
 	}
-	index.WriteString("\nSettings that all of them have: [connector-config](connector-config.md).\n")
+	index.WriteString("\nSettings that all of them have: [connector-config](connector-config.md). Forms of messages: [converters](converters.md).\n")
 	out["connectors.md"] = index.String()
 	return out
 }
@@ -51,6 +58,23 @@ func node() string {
 	return "# Settings of a node\n" + generated +
 		"\nEach setting of `millrace node` is a flag (`--rest`), an environment variable (`MILLRACE_REST`) and a key of the YAML file that `--config` names\n" +
 		"(`rest`). A flag wins over the environment, the environment over the file.\n" + keys(config.Node(), 2, true)
+}
+
+// metrics lists what GET /metrics of a node shows, by the second word of the names.
+func metrics() string {
+	b := &strings.Builder{}
+	b.WriteString("# Metrics\n" + generated + "\nEvery node answers `GET /metrics` in Prometheus' text format, with what it has: its own part in Raft, its worker, the tasks that run on it.\n" +
+		"The coordinator that leads also shows the cluster as a whole (`millrace_cluster_*`). Beside these there are the Go runtime's (`go_*`) and the\n" +
+		"process's (`process_*`). A task that moves takes its series with it: sum over `instance`, and expect counters to begin anew.\n")
+	last := ""
+	for _, m := range obs.Declared() {
+		if group := strings.SplitN(m.Name, "_", 3)[1]; group != last {
+			last = group
+			fmt.Fprintf(b, "\n## %s\n| metric | type | labels | what it says |\n|---|---|---|---|\n", group)
+		}
+		fmt.Fprintf(b, "| `%s` | %s | %s | %s |\n", m.Name, m.Kind, code(m.Labels), cell(m.Help))
+	}
+	return b.String()
 }
 
 // keys renders a spec: a heading and a table for each group, at the level given.

@@ -188,6 +188,65 @@ func (a *Admin) ListOffsets(ctx context.Context, topic string, at int64) (map[To
 	})
 }
 
+// CommittedEnds returns, for each partition of a topic, the offset before which every transaction is decided.
+func (a *Admin) CommittedEnds(ctx context.Context, topic string) (map[TopicPartition]int64, error) {
+	return settled(ctx, func() (map[TopicPartition]int64, error) {
+		list, err := a.client.Partitions(topic)
+		if err != nil {
+			return nil, err
+		}
+		out := make(map[TopicPartition]int64, len(list))
+		for _, n := range list {
+			b, err := a.client.Leader(topic, n)
+			if err != nil {
+				return nil, err
+			}
+			req := sarama.NewOffsetRequest(sarama.V2_8_0_0)
+			req.IsolationLevel = sarama.ReadCommitted
+			req.AddBlock(topic, n, Latest, 1)
+			resp, err := b.GetAvailableOffsets(req)
+			if err != nil {
+				return nil, fmt.Errorf("committed end of %s-%d: %w", topic, n, err)
+			}
+			block := resp.GetBlock(topic, n)
+			if block == nil {
+				return nil, sarama.ErrIncompleteResponse
+			}
+			if block.Err != sarama.ErrNoError {
+				return nil, fmt.Errorf("committed end of %s-%d: %w", topic, n, block.Err)
+			}
+			out[TopicPartition{topic, n}] = block.Offset
+		}
+		return out, nil
+	})
+}
+
+// TopicSettings returns a topic's configuration, defaults included.
+func (a *Admin) TopicSettings(ctx context.Context, topic string) (map[string]string, error) {
+	found, err := within(ctx, func() ([]*sarama.ConfigResourceResult, error) {
+		return a.admin.DescribeConfigs([]*sarama.ConfigResource{{Type: sarama.TopicResource, Name: topic}}, sarama.DescribeConfigsOptions{})
+	})
+	out := map[string]string{}
+	for _, r := range found {
+		if r.ErrorCode != sarama.ErrNoError {
+			return nil, fmt.Errorf("settings of topic %s: %w", topic, kerror(r.ErrorCode))
+		}
+		for _, e := range r.Configs {
+			out[e.Name] = e.Value
+		}
+	}
+	return out, err
+}
+
+// DeleteRecords deletes what partitions hold before an offset each.
+func (a *Admin) DeleteRecords(ctx context.Context, topic string, before map[int32]int64) error {
+	_, err := within(ctx, func() (struct{}, error) { return struct{}{}, a.admin.DeleteRecords(topic, before) })
+	if err != nil {
+		return fmt.Errorf("delete records of topic %s: %w", topic, err)
+	}
+	return nil
+}
+
 // GroupOffsets returns the committed offsets of a group, for the partitions that have one. It waits for open transactions that
 // hold offsets of the group.
 func (a *Admin) GroupOffsets(ctx context.Context, group string) (map[TopicPartition]int64, error) {
@@ -269,6 +328,17 @@ func (a *Admin) CommitGroupOffsets(ctx context.Context, group string, offsets ma
 				return fmt.Errorf("commit offset of %s-%d in group %s: %w", topic, n, group, kerror(code))
 			}
 		}
+	}
+	return nil
+}
+
+// DeleteGroupOffset forgets a group's offset of one partition; one that is not there is no error.
+func (a *Admin) DeleteGroupOffset(ctx context.Context, group string, tp TopicPartition) error {
+	_, err := within(ctx, func() (struct{}, error) {
+		return struct{}{}, a.admin.DeleteConsumerGroupOffset(group, tp.Topic, tp.Partition)
+	})
+	if err != nil && !strings.Contains(err.Error(), sarama.ErrGroupIDNotFound.Error()) {
+		return fmt.Errorf("forget the offset of %s-%d in group %s: %w", tp.Topic, tp.Partition, group, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/IBM/sarama"
+	"github.com/pierrec/lz4/v4"
 )
 
 // batcher makes record batches of messages, out of memory that acknowledged batches gave back. It belongs to its producer's goroutine.
@@ -17,6 +18,9 @@ type batcher struct {
 	// headers are those of the last message, which most messages share with the one before.
 	headers []Header
 	encoded []*sarama.RecordHeader
+	// counted are the runs with records in the transaction, when they are tallied.
+	counted []*run
+	sums    []Tally
 }
 
 // run is what one call of Send has for a partition.
@@ -24,6 +28,7 @@ type run struct {
 	tp      TopicPartition
 	batches []*sarama.RecordBatch
 	size    int // of the last batch, before compression
+	tally   Tally
 }
 
 // freeMax bounds the batches that are kept for another use.
@@ -98,37 +103,74 @@ func (p *Producer) batch(msgs []Message) ([]*run, error) {
 	now := time.Now().UnixMilli()
 	for i := range msgs {
 		m := &msgs[i]
-		partition, err := p.place(m)
+		r, ts, err := p.add(m, now)
 		if err != nil {
 			return nil, err
 		}
-		ts := m.TimestampMS
-		if ts == 0 {
-			ts = now
+		if p.tally {
+			if r.tally.Count == 0 {
+				k.counted = append(k.counted, r)
+			}
+			r.count(m, ts, p.seq[r.tp])
 		}
-		size := m.size()
-		r := k.run(m.Topic, partition)
-		if len(r.batches) == 0 || r.size+size > maxBatchBytes {
-			b := k.fresh()
-			b.Version, b.Codec, b.CompressionLevel = 2, p.codec, sarama.CompressionLevelDefault
-			b.ProducerID, b.ProducerEpoch, b.IsTransactional = p.pid, p.epoch, p.id != ""
-			b.FirstTimestamp = time.UnixMilli(ts)
-			b.MaxTimestamp = b.FirstTimestamp
-			r.batches, r.size = append(r.batches, b), 0
-		}
-		r.size += size
-		b := r.batches[len(r.batches)-1]
-		delta := time.Duration(ts-b.FirstTimestamp.UnixMilli()) * time.Millisecond
-		if delta > b.MaxTimestamp.Sub(b.FirstTimestamp) {
-			b.MaxTimestamp = b.FirstTimestamp.Add(delta)
-		}
-		rec := next(b)
-		*rec = sarama.Record{
-			Key: m.Key, Value: m.Value, Headers: k.encode(m.Headers), OffsetDelta: int64(len(b.Records) - 1), TimestampDelta: delta,
-		}
-		b.LastOffsetDelta = int32(len(b.Records) - 1)
 	}
 	return k.used, nil
+}
+
+// largeBytes is the size from which a message is looked at before it is compressed.
+const largeBytes = 8 << 20
+
+// packs reports whether lz4 makes a value smaller by an eighth at least, from a look at its beginning.
+func packs(value []byte) bool {
+	sample := value[:min(len(value), 256<<10)]
+	var c lz4.Compressor
+	n, err := c.CompressBlock(sample, make([]byte, lz4.CompressBlockBound(len(sample))))
+	return err == nil && n > 0 && n < len(sample)*7/8
+}
+
+// append adds a message that is not tallied to what batch has made.
+func (p *Producer) append(m *Message) ([]*run, error) {
+	_, _, err := p.add(m, time.Now().UnixMilli())
+	return p.batcher.used, err
+}
+
+// add puts a message into the batch of its partition, and returns that partition's run and the message's time.
+func (p *Producer) add(m *Message, now int64) (*run, int64, error) {
+	k := &p.batcher
+	partition, err := p.place(m)
+	if err != nil {
+		return nil, 0, err
+	}
+	ts := m.TimestampMS
+	if ts == 0 {
+		ts = now
+	}
+	size := m.size()
+	r := k.run(m.Topic, partition)
+	if len(r.batches) == 0 || r.size+size > maxBatchBytes {
+		b := k.fresh()
+		b.Version, b.Codec, b.CompressionLevel = 2, p.codec, sarama.CompressionLevelDefault
+		b.ProducerID, b.ProducerEpoch, b.IsTransactional = p.pid, p.epoch, p.id != ""
+		b.FirstTimestamp = time.UnixMilli(ts)
+		b.MaxTimestamp = b.FirstTimestamp
+		r.batches, r.size = append(r.batches, b), 0
+	}
+	if size > largeBytes && p.codec == sarama.CompressionLZ4 && !packs(m.Value) {
+		// I8: packing it would take as much memory again as it has, for nothing.
+		r.batches[len(r.batches)-1].Codec = sarama.CompressionNone
+	}
+	r.size += size
+	b := r.batches[len(r.batches)-1]
+	delta := time.Duration(ts-b.FirstTimestamp.UnixMilli()) * time.Millisecond
+	if delta > b.MaxTimestamp.Sub(b.FirstTimestamp) {
+		b.MaxTimestamp = b.FirstTimestamp.Add(delta)
+	}
+	rec := next(b)
+	*rec = sarama.Record{
+		Key: m.Key, Value: m.Value, Headers: k.encode(m.Headers), OffsetDelta: int64(len(b.Records) - 1), TimestampDelta: delta,
+	}
+	b.LastOffsetDelta = int32(len(b.Records) - 1)
+	return r, ts, nil
 }
 
 // size is about what a message takes in a batch.

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,13 +20,14 @@ func init() { gometrics.UseNilMetrics = true }
 type Config struct {
 	Brokers  []string
 	ClientID string
-	// TLS, if set, encrypts the connections.
-	TLS *tls.Config
-	// User and Password log in with SASL PLAIN when User is set.
-	User, Password string
-	// Dial, if set, connects in place of the host's network.
-	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Dial, if set, makes the connections, as with TLS.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Login, if it has a User, is what to log in with.
+	Login  Login
 	Logger *slog.Logger
+
+	// first keeps to the first transaction protocol, for tests.
+	first bool
 }
 
 // Timeouts of a single request on the wire. Waits are bounded by the caller's context.
@@ -53,14 +53,7 @@ func (c Config) sarama() *sarama.Config {
 	s.Metadata.AllowAutoTopicCreation = false
 	s.Admin.Timeout = requestTimeout
 	s.Admin.Retry.Max = 10
-	if c.TLS != nil {
-		s.Net.TLS.Enable = true
-		s.Net.TLS.Config = c.TLS
-	}
-	if c.User != "" {
-		s.Net.SASL.Enable = true
-		s.Net.SASL.User, s.Net.SASL.Password = c.User, c.Password
-	}
+	c.Login.apply(s)
 	return s
 }
 
@@ -199,6 +192,33 @@ type Fetched struct {
 	Key, Value  []byte
 	Headers     []Header
 	TimestampMS int64
+	// Batch is what the record came in, when the consumer was asked to say.
+	Batch *Batch
+}
+
+// Batch is what Kafka keeps of the batches that producers sent.
+type Batch struct {
+	Origin
+	// Sequence and Offset are of the batch's first record.
+	Sequence int32
+	Offset   int64
+}
+
+// Sequence is the record's, which its producer gave it; -1 when the producer gives none.
+func (m *Fetched) Sequence() int32 {
+	if m.Batch == nil || m.Batch.Sequence < 0 {
+		return -1
+	}
+	return int32((int64(m.Batch.Sequence) + m.Offset - m.Batch.Offset) & 0x7fffffff)
+}
+
+// Size is the bytes of the messages' keys and values.
+func Size(msgs []Fetched) int {
+	n := 0
+	for i := range msgs {
+		n += len(msgs[i].Key) + len(msgs[i].Value)
+	}
+	return n
 }
 
 // classify turns what sarama and the net say into this package's errors, keeping the cause.

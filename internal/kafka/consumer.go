@@ -17,6 +17,8 @@ import (
 type ConsumerOptions struct {
 	// ReadUncommitted also shows records of open and aborted transactions.
 	ReadUncommitted bool
+	// Batches has each record say which batch it came in.
+	Batches bool
 	// MaxBytes of one answer of a broker. Default 8 MiB. A single larger batch still comes whole.
 	MaxBytes int32
 	// MaxWait is how long a broker may hold a request while there is nothing; data ends the wait at once. Default 500 ms.
@@ -416,6 +418,10 @@ func (k *Consumer) read(tp TopicPartition, from int64, block *sarama.FetchRespon
 			}
 		case b.IsTransactional && aborted[b.ProducerID] && !k.opts.ReadUncommitted:
 		default:
+			var batch *Batch
+			if k.opts.Batches {
+				batch = &Batch{Origin: Origin{b.ProducerID, b.ProducerEpoch}, Sequence: b.FirstSequence, Offset: b.FirstOffset}
+			}
 			for _, r := range b.Records {
 				offset := b.FirstOffset + r.OffsetDelta
 				if offset < from {
@@ -425,7 +431,7 @@ func (k *Consumer) read(tp TopicPartition, from int64, block *sarama.FetchRespon
 				if b.LogAppendTime {
 					ts = b.MaxTimestamp
 				}
-				m := Fetched{Topic: tp.Topic, Partition: tp.Partition, Offset: offset, Key: r.Key, Value: r.Value, TimestampMS: ts.UnixMilli()}
+				m := Fetched{Topic: tp.Topic, Partition: tp.Partition, Offset: offset, Key: r.Key, Value: r.Value, TimestampMS: ts.UnixMilli(), Batch: batch}
 				for _, h := range r.Headers {
 					m.Headers = append(m.Headers, Header{string(h.Key), h.Value})
 				}

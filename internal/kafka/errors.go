@@ -42,7 +42,8 @@ func kerror(k sarama.KError) error {
 	switch k {
 	case sarama.ErrNoError:
 		return nil
-	case producerFenced, sarama.ErrInvalidProducerEpoch, sarama.ErrInvalidProducerIDMapping:
+	case producerFenced, sarama.ErrInvalidProducerEpoch, sarama.ErrInvalidProducerIDMapping, sarama.ErrInvalidTxnState:
+		// The state is wrong when somebody else has ended the transaction: the embedded broker's word for it.
 		kind = ErrFenced
 	case sarama.ErrMessageSizeTooLarge, sarama.ErrMessageSetSizeTooLarge:
 		kind = ErrTooLarge

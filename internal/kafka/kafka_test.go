@@ -28,6 +28,26 @@ func brokers(t *testing.T, f func(t *testing.T, c kafka.Config)) {
 	})
 }
 
+// protocols runs f against both, with both transaction protocols.
+func protocols(t *testing.T, f func(t *testing.T, c kafka.Config)) {
+	t.Helper()
+	brokers(t, func(t *testing.T, c kafka.Config) {
+		for want, c := range map[int]kafka.Config{1: c.FirstProtocol(), 2: c} {
+			t.Run(fmt.Sprintf("protocol %d", want), func(t *testing.T) {
+				p, err := kafka.NewProducer(t.Context(), c, testkit.UniqueName("which"), kafka.ProducerOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer p.Close()
+				if got := p.Protocol(); got != want {
+					t.Fatalf("the producer speaks protocol %d, want %d", got, want)
+				}
+				f(t, c)
+			})
+		}
+	})
+}
+
 func topic(t *testing.T, c kafka.Config, partitions int32) (string, *kafka.Admin) {
 	t.Helper()
 	a, err := kafka.NewAdmin(t.Context(), c)
@@ -62,7 +82,7 @@ func readAll(t *testing.T, c kafka.Config, a *kafka.Admin, topic string) []kafka
 }
 
 func TestTransactions(t *testing.T) {
-	brokers(t, func(t *testing.T, c kafka.Config) {
+	protocols(t, func(t *testing.T, c kafka.Config) {
 		ctx := t.Context()
 		name, a := topic(t, c, 3)
 		p, err := kafka.NewProducer(ctx, c, "tx-"+name, kafka.ProducerOptions{})
@@ -140,7 +160,7 @@ func TestTransactions(t *testing.T) {
 }
 
 func TestFencing(t *testing.T) {
-	brokers(t, func(t *testing.T, c kafka.Config) {
+	protocols(t, func(t *testing.T, c kafka.Config) {
 		ctx := t.Context()
 		name, a := topic(t, c, 1)
 		old, err := kafka.NewProducer(ctx, c, "fence-"+name, kafka.ProducerOptions{})
@@ -289,7 +309,13 @@ func TestSourceOffsets(t *testing.T) {
 	})
 }
 
+// With and without what the ledger wants to know.
 func BenchmarkProducer(b *testing.B) {
+	b.Run("plain", func(b *testing.B) { benchmarkProducer(b, false) })
+	b.Run("tally", func(b *testing.B) { benchmarkProducer(b, true) })
+}
+
+func benchmarkProducer(b *testing.B, tally bool) {
 	br, err := embedded.Start(embedded.Options{Addr: "127.0.0.1:0"})
 	if err != nil {
 		b.Fatal(err)
@@ -304,7 +330,7 @@ func BenchmarkProducer(b *testing.B) {
 	if err := a.EnsureTopic(b.Context(), "b", kafka.TopicConfig{Partitions: 4}); err != nil {
 		b.Fatal(err)
 	}
-	p, err := kafka.NewProducer(b.Context(), c, "bench", kafka.ProducerOptions{})
+	p, err := kafka.NewProducer(b.Context(), c, "bench", kafka.ProducerOptions{Tally: tally})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -70,10 +70,8 @@ func ReadOffset(ctx context.Context, c Config, topic, connector string, partitio
 	if err != nil || found == nil {
 		return nil, err
 	}
-	d := json.NewDecoder(bytes.NewReader(found))
-	d.UseNumber()
 	var position map[string]any
-	if err := d.Decode(&position); err != nil {
+	if err := decodeNumbers(found, &position); err != nil {
 		return nil, fmt.Errorf("source offset of %s in topic %s: %w", connector, topic, err)
 	}
 	return position, nil
@@ -108,15 +106,26 @@ func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int
 			from[tp] = o
 		}
 	}
-	if len(from) == 0 {
+	return ReadRange(ctx, c, ConsumerOptions{}, from, end, each)
+}
+
+// ReadRange calls each for the records of partitions, from an offset to before another. It waits until the transactions in there are decided.
+func ReadRange(ctx context.Context, c Config, o ConsumerOptions, from, end map[TopicPartition]int64, each func(Fetched) error) error {
+	todo := map[TopicPartition]int64{}
+	for tp, at := range from {
+		if at < end[tp] {
+			todo[tp] = at
+		}
+	}
+	if len(todo) == 0 {
 		return nil
 	}
-	k, err := NewConsumer(ctx, c, ConsumerOptions{})
+	k, err := NewConsumer(ctx, c, o)
 	if err != nil {
 		return err
 	}
 	defer k.Close()
-	k.Assign(from)
+	k.Assign(todo)
 	deadline := time.Now().Add(settling)
 	for {
 		msgs, err := k.Poll(ctx)
@@ -124,11 +133,11 @@ func ReadToEnd(ctx context.Context, c Config, a *Admin, topic string, only []int
 			continue // the consumer waits between its own tries
 		}
 		if err != nil {
-			return fmt.Errorf("read topic %s: %w", topic, err)
+			return fmt.Errorf("read topics: %w", err)
 		}
 		deadline = time.Now().Add(settling)
 		for _, m := range msgs {
-			if m.Offset < end[TopicPartition{topic, m.Partition}] {
+			if m.Offset < end[TopicPartition{m.Topic, m.Partition}] {
 				if err := each(m); err != nil {
 					return err
 				}
@@ -149,4 +158,79 @@ func wanted(only []int32, n int32) bool {
 		return true
 	}
 	return only == nil
+}
+
+// StoredOffset is a source offset as it lies in the topic.
+type StoredOffset struct {
+	// Key as it was written, and where: another writer may order the members of the partition in another way.
+	Key       []byte
+	At        int32
+	Partition map[string]any
+	Position  map[string]any
+}
+
+// ReadOffsets returns all stored offsets of a connector, in the order in which their partitions were first seen. As ReadOffset, it reads
+// committed records only; a topic that is not there holds none.
+func ReadOffsets(ctx context.Context, c Config, topic, connector string) ([]StoredOffset, error) {
+	a, err := NewAdmin(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	if _, err := a.Partitions(ctx, topic); errors.Is(err, ErrUnknownTopic) {
+		return nil, nil
+	}
+	type place struct {
+		at  int32
+		key string
+	}
+	found := map[place]StoredOffset{}
+	var order []place
+	err = ReadToEnd(ctx, c, a, topic, nil, func(m Fetched) error {
+		owner, partition, ok := parseOffsetKey(m.Key)
+		if !ok || owner != connector {
+			return nil
+		}
+		at := place{m.Partition, string(m.Key)}
+		if m.Value == nil {
+			delete(found, at)
+			return nil
+		}
+		s := StoredOffset{Key: bytes.Clone(m.Key), At: m.Partition, Partition: partition}
+		if err := decodeNumbers(m.Value, &s.Position); err != nil {
+			return fmt.Errorf("source offset of %s in topic %s: %w", connector, topic, err)
+		}
+		if _, known := found[at]; !known {
+			order = append(order, at)
+		}
+		found[at] = s
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []StoredOffset
+	for _, at := range order {
+		if s, ok := found[at]; ok {
+			out = append(out, s)
+			delete(found, at)
+		}
+	}
+	return out, nil
+}
+
+// parseOffsetKey reads ["connector",{partition}].
+func parseOffsetKey(key []byte) (connector string, partition map[string]any, ok bool) {
+	var parts []json.RawMessage
+	if json.Unmarshal(key, &parts) != nil || len(parts) != 2 || json.Unmarshal(parts[0], &connector) != nil {
+		return "", nil, false
+	}
+	return connector, partition, decodeNumbers(parts[1], &partition) == nil
+}
+
+// decodeNumbers reads JSON whose numbers must not lose digits.
+func decodeNumbers(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode(v)
 }

@@ -31,6 +31,8 @@ type ProducerOptions struct {
 	Compression string
 	// TransactionTimeout is how long the broker lets a transaction stay open when its producer is gone. Default 60 s.
 	TransactionTimeout time.Duration
+	// Tally sums up what each transaction holds, for SendLast.
+	Tally bool
 }
 
 // Producer sends messages in transactions (exactly once), or just idempotently when it has no transactional id.
@@ -46,6 +48,9 @@ type Producer struct {
 	pid    int64
 	epoch  int16
 	codec  sarama.CompressionCodec
+	tally  bool
+	// ender commits where the brokers speak the second transaction protocol; nil: the first.
+	ender *ender
 
 	partitions map[string]int32
 	batcher    batcher
@@ -76,6 +81,11 @@ type sent struct {
 // refusalLimit bounds how long refused batches are tried again.
 const refusalLimit = 15 * time.Second
 
+// TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).
+func TransactionalID(cluster, connector string, task int) string {
+	return fmt.Sprintf("%s-%s-%d", cluster, connector, task)
+}
+
 // NewProducer makes a producer. With a transactional id, older producers with that id are fenced and their open transactions
 // are resolved when it returns (I1). It tries until ctx ends.
 func NewProducer(ctx context.Context, c Config, transactionalID string, o ProducerOptions) (*Producer, error) {
@@ -89,10 +99,16 @@ func NewProducer(ctx context.Context, c Config, transactionalID string, o Produc
 	}
 	p := &Producer{
 		client: client, id: transactionalID, codec: codec, partitions: map[string]int32{}, seq: map[TopicPartition]int32{},
-		inTxn: map[TopicPartition]bool{}, acks: make(chan ack, maxInFlight),
+		inTxn: map[TopicPartition]bool{}, acks: make(chan ack, maxInFlight), tally: o.Tally && transactionalID != "",
 	}
 	if o.TransactionTimeout == 0 {
 		o.TransactionTimeout = time.Minute
+	}
+	if transactionalID != "" && !c.first {
+		if p.ender, err = newEnder(c, client); err != nil {
+			_ = client.Close()
+			return nil, err
+		}
 	}
 	if err := p.init(ctx, o.TransactionTimeout); err != nil {
 		_ = client.Close()
@@ -197,7 +213,18 @@ func (p *Producer) withCoordinator(ctx context.Context, what string, call func(*
 // Transactional reports whether the producer writes in transactions.
 func (p *Producer) Transactional() bool { return p.id != "" }
 
-// Send hands messages over, whose keys and values must stay as they are until the next Commit has returned. It returns when they are on their way, and blocks while too much is unanswered (I8). Errors of
+// Protocol is the version of Kafka's transaction protocol that the producer speaks; 0: none.
+func (p *Producer) Protocol() int {
+	switch {
+	case p.id == "":
+		return 0
+	case p.ender == nil:
+		return 1
+	}
+	return 2
+}
+
+// Send hands messages over, whose memory is the caller's again when it returns. It returns when they are on their way, and blocks while too much is unanswered (I8). Errors of
 // earlier messages show up in later calls.
 func (p *Producer) Send(ctx context.Context, msgs []Message) error {
 	if p.err != nil {
@@ -206,14 +233,15 @@ func (p *Producer) Send(ctx context.Context, msgs []Message) error {
 	if len(msgs) == 0 {
 		return nil
 	}
-	return p.fail(p.send(ctx, msgs))
-}
-
-func (p *Producer) send(ctx context.Context, msgs []Message) error {
 	runs, err := p.batch(msgs)
 	if err != nil {
-		return err
+		return p.fail(err)
 	}
+	return p.fail(p.send(ctx, runs))
+}
+
+// send sends what batch has made.
+func (p *Producer) send(ctx context.Context, runs []*run) error {
 	if p.id != "" {
 		if err := p.addPartitions(ctx, runs); err != nil {
 			return err
@@ -465,21 +493,38 @@ func (p *Producer) commit(ctx context.Context) error {
 	if len(p.inTxn) == 0 && len(p.offsets) == 0 {
 		return nil
 	}
-	err := p.withCoordinator(ctx, "commit the transaction", func(b *sarama.Broker) (sarama.KError, error) {
-		resp, err := b.EndTxn(&sarama.EndTxnRequest{
-			Version: 2, TransactionalID: p.id, ProducerID: p.pid, ProducerEpoch: p.epoch, TransactionResult: true,
-		})
-		if err != nil {
-			return 0, err
-		}
-		return resp.Err, nil
-	})
-	if err != nil {
+	if err := p.end(ctx); err != nil {
 		return err
 	}
 	clear(p.inTxn)
 	p.offsets = nil
+	for _, r := range p.batcher.counted {
+		r.tally = Tally{}
+	}
+	p.batcher.counted = p.batcher.counted[:0]
 	return nil
+}
+
+// end commits. With the second protocol each transaction has an epoch of its own, so that nothing of the last one can end up in the next.
+func (p *Producer) end(ctx context.Context) error {
+	return p.withCoordinator(ctx, "commit the transaction", func(b *sarama.Broker) (sarama.KError, error) {
+		if p.ender == nil {
+			resp, err := b.EndTxn(&sarama.EndTxnRequest{
+				Version: 2, TransactionalID: p.id, ProducerID: p.pid, ProducerEpoch: p.epoch, TransactionResult: true,
+			})
+			if err != nil {
+				return 0, err
+			}
+			return resp.Err, nil
+		}
+		a, err := p.ender.endTxn(ctx, b.Addr(), p.id, p.pid, p.epoch, true)
+		if err != nil || a.code != sarama.ErrNoError {
+			return a.code, err
+		}
+		p.pid, p.epoch = a.producer, a.epoch
+		clear(p.seq) // sequences begin anew
+		return sarama.ErrNoError, nil
+	})
 }
 
 func (p *Producer) commitOffsets(ctx context.Context, group string, offsets map[TopicPartition]int64) error {
@@ -547,6 +592,9 @@ func (p *Producer) fail(err error) error {
 func (p *Producer) Close() error {
 	if p.closed.Swap(true) {
 		return nil
+	}
+	if p.ender != nil {
+		p.ender.close()
 	}
 	return p.client.Close()
 }

@@ -156,7 +156,7 @@ func (l *listener) Close() error {
 func (l *listener) Addr() net.Addr { return l.addr }
 
 // dial connects to an address. Over a link that is cut it waits until it is whole or ctx ends.
-func (h *host) dial(ctx context.Context, addr string) (net.Conn, error) {
+func (h *host) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	for {
 		c, wait, err := h.connect(addr)
 		if c != nil || err != nil {

@@ -45,7 +45,7 @@ func (r *run) operate(ctx context.Context) {
 
 // meddle does one thing. Its error is of no interest: what was done or not shows in the state.
 func (u user) meddle(ctx context.Context, l *coordinator.Coordinator) {
-	h := herder.New(l)
+	h := herder.New(l, herder.Kafka{})
 	name := connectorNames[u.rng.IntN(len(connectorNames))]
 	n := u.r.nodes[u.rng.IntN(len(u.r.nodes))].name
 	var what string
@@ -74,10 +74,10 @@ func (u user) meddle(ctx context.Context, l *coordinator.Coordinator) {
 }
 
 func (u user) create(ctx context.Context, l *coordinator.Coordinator, name string) error {
-	_, err := herder.New(l).Create(ctx, name, configOf(name, ""), "")
+	_, err := herder.New(l, herder.Kafka{}).Create(ctx, name, configOf(name, ""), "")
 	return err
 }
 
 func (u user) target(ctx context.Context, l *coordinator.Coordinator, name string, t commandv1.TargetState) error {
-	return herder.New(l).SetTarget(ctx, name, t)
+	return herder.New(l, herder.Kafka{}).SetTarget(ctx, name, t)
 }

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -83,10 +85,47 @@ func Connect(t testing.TB) string {
 // "binlog_format=STATEMENT", and removes it when the test ends.
 func Instance(t testing.TB, kind string, options ...string) Server {
 	t.Helper()
+	return database(t, kind, instance(t, kind, "", options))
+}
+
+// KafkaInstance is the same for a broker. options gets the port of its plain listener, so that it can name listeners; the next port is the
+// controller's, and the one after that is free for another listener. It returns the port.
+func KafkaInstance(t testing.TB, options func(port int) []string) int {
+	t.Helper()
+	port := freePorts(t, 3)
+	instance(t, "kafka", strconv.Itoa(port), options(port))
+	return port
+}
+
+// freePorts returns the first of n free ports in a row, below the range that the kernel hands out to clients.
+func freePorts(t testing.TB, n int) int {
+	t.Helper()
+	for range 100 {
+		first, free := 20000+rand.N(12000), 0
+		for ; free < n; free++ {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+free))
+			if err != nil {
+				break
+			}
+			_ = l.Close()
+		}
+		if free == n {
+			return first
+		}
+	}
+	t.Fatalf("no %d ports in a row are free", n)
+	return 0
+}
+
+func instance(t testing.TB, kind, port string, options []string) (address string) {
+	t.Helper()
 	h := fnv.New32a()
 	_, _ = fmt.Fprintf(h, "%s %s %q", t.Name(), os.Args[0], options)
 	name := fmt.Sprintf("t%08x", h.Sum32())
 	args := []string{kind, "up", "--instance", name}
+	if port != "" {
+		args = append(args, "--port", port)
+	}
 	for _, o := range options {
 		args = append(args, "--opt", o)
 	}
@@ -100,8 +139,8 @@ func Instance(t testing.TB, kind string, options ...string) Server {
 	if err != nil {
 		missing(t, kind, err)
 	}
-	_, dsn, _ := strings.Cut(out, "=")
-	return database(t, kind, dsn)
+	_, address, _ = strings.Cut(out, "=")
+	return address
 }
 
 // Database creates an empty database with a name of its own, returns a handle that is connected to it, and drops it when the
@@ -109,16 +148,13 @@ func Instance(t testing.TB, kind string, options ...string) Server {
 func Database(t testing.TB, s Server) (db *sql.DB, name string) {
 	t.Helper()
 	name = fmt.Sprintf("t_%d_%d", os.Getpid(), time.Now().UnixNano())
-	admin, err := sql.Open("mysql", s.DSN)
-	if err != nil {
-		t.Fatalf("open %s: %v", s.Kind, err)
-	}
+	admin := open(t, s)
 	// The test's own context has ended by the time of the clean-up.
 	if _, err := admin.ExecContext(t.Context(), "create database "+name+" character set utf8mb4"); err != nil {
 		_ = admin.Close()
 		t.Fatalf("create database %s on %s: %v", name, s.Kind, err)
 	}
-	db, err = sql.Open("mysql", s.WithDatabase(name, "parseTime=true", "multiStatements=true"))
+	db, err := sql.Open("mysql", s.WithDatabase(name, "parseTime=true", "multiStatements=true"))
 	if err != nil {
 		t.Fatalf("open %s: %v", s.Kind, err)
 	}
@@ -130,6 +166,15 @@ func Database(t testing.TB, s Server) (db *sql.DB, name string) {
 		_ = admin.Close()
 	})
 	return db, name
+}
+
+func open(t testing.TB, s Server) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("mysql", s.DSN)
+	if err != nil {
+		t.Fatalf("open %s: %v", s.Kind, err)
+	}
+	return db
 }
 
 var variables = map[string]string{"mariadb": "MARIADB_DSN", "mysql": "MYSQL_DSN", "kafka": "KAFKA_BROKERS", "connect": "CONNECT_URL"}

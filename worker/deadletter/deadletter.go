@@ -29,6 +29,14 @@ type Policy struct {
 	Class  string
 	Task   int
 	Logger *slog.Logger
+	// Counter, if set, counts; a runner.Progress does.
+	Counter Counter
+}
+
+// Counter counts records that could not be handled.
+type Counter interface {
+	RecordError(stage string)
+	DeadLetter()
 }
 
 // The stages of Kafka Connect at which a record can fail.
@@ -45,6 +53,9 @@ const Prefix = "__connect.errors."
 // task; or nil, and the message for the dead letter queue, if there is one, which must be durable before the record counts as
 // done.
 func (p Policy) Handle(r kafka.Fetched, stage string, cause error) (*kafka.Message, error) {
+	if p.Counter != nil {
+		p.Counter.RecordError(stage)
+	}
 	if !p.TolerateAll {
 		if r.Offset < 0 {
 			return nil, fmt.Errorf("record for topic %s: %w", r.Topic, cause)
@@ -60,6 +71,9 @@ func (p Policy) Handle(r kafka.Fetched, stage string, cause error) (*kafka.Messa
 	}
 	if p.Topic == "" {
 		return nil, nil
+	}
+	if p.Counter != nil {
+		p.Counter.DeadLetter()
 	}
 	m := &kafka.Message{Topic: p.Topic, Partition: -1, Key: r.Key, Value: r.Value, Headers: slices.Clone(r.Headers), TimestampMS: r.TimestampMS}
 	if !p.Context {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/ledger"
 	"github.com/millrace/millrace/worker/deadletter"
 	"github.com/millrace/millrace/worker/runner"
 )
@@ -90,11 +92,12 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 		return connectors.Retriable(err)
 	}
 	// I1, I3: first the older owner is fenced and its open transaction decided, then the offsets are read.
-	producer, err := kafka.NewProducer(ctx, d.Kafka, d.TransactionalID(), kafka.ProducerOptions{Compression: d.Settings.Compression})
+	producer, err := kafka.NewProducer(ctx, d.Kafka, d.TransactionalID(), kafka.ProducerOptions{Compression: d.Settings.Compression, Tally: d.Settings.Ledger != ""})
 	if err != nil {
 		return err
 	}
 	defer producer.Close()
+	d.Progress.Protocol(producer.Protocol())
 	undo := d.Live.OnCut(func() { _ = producer.Close() })
 	defer undo()
 	wait, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -127,6 +130,13 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	for _, t := range o.Routes {
 		l.routes[t] = true
 	}
+	if d.Settings.Ledger != "" {
+		l.book, err = ledger.Open(ctx, admin, ledger.Options{Topic: d.Settings.Ledger, Connector: d.Connector, Task: d.Task, Epoch: d.Epoch})
+		if err != nil {
+			return err
+		}
+		l.from = maps.Clone(from)
+	}
 	g, run := errgroup.WithContext(ctx)
 	batches := make(chan batch, 1)
 	g.Go(runner.Guard(d.Logger, func() error { return d.WatchInput(run, admin, mine) }))
@@ -142,6 +152,8 @@ type loop struct {
 	producer *kafka.Producer
 	consumer *kafka.Consumer
 	routes   map[string]bool
+	book     *ledger.Book                   // nil: the task keeps no ledger
+	from     map[kafka.TopicPartition]int64 // where the transaction to come begins, for the ledger
 }
 
 // batch is a run of input records with what the function made of them.
@@ -187,6 +199,7 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 				return err
 			}
 			l.Progress.In(len(b.in))
+			l.Progress.BytesIn(kafka.Size(b.in))
 			select {
 			case out <- b:
 			case <-ctx.Done():
@@ -285,11 +298,16 @@ func (l *loop) commit(ctx context.Context, b batch) error {
 			return fmt.Errorf("the function gave no action for record %s-%d@%d", m.Topic, m.Partition, m.Offset)
 		}
 	}
+	used := map[string]struct{}{}
+	for _, m := range b.in {
+		used[m.Topic] = struct{}{}
+	}
 	for _, m := range msgs {
 		bytes += len(m.Key) + len(m.Value)
+		used[m.Topic] = struct{}{}
 	}
 	defer l.Live.Enter(runner.WaitBroker)()
-	if err := l.producer.Send(ctx, msgs); err != nil {
+	if err := l.send(ctx, msgs, b.next); err != nil {
 		return err
 	}
 	l.producer.AddOffsets(l.Settings.Group, b.next)
@@ -303,8 +321,24 @@ func (l *loop) commit(ctx context.Context, b batch) error {
 		return err
 	}
 	l.Progress.Committed(len(msgs), bytes)
+	l.Progress.Used(slices.Collect(maps.Keys(used))...)
 	l.Progress.Dropped(dropped)
 	l.Progress.Newest(newest)
 	l.Progress.Lag(b.lag)
 	return nil
+}
+
+// send sends a transaction's messages, with its entry in the ledger if there is one.
+func (l *loop) send(ctx context.Context, msgs []kafka.Message, next map[kafka.TopicPartition]int64) error {
+	if l.book == nil {
+		return l.producer.Send(ctx, msgs)
+	}
+	var from, to []ledger.Place
+	for tp, at := range next {
+		from, to = append(from, ledger.InputPlace(tp, l.from[tp])), append(to, ledger.InputPlace(tp, at))
+		l.from[tp] = at
+	}
+	return l.producer.SendLast(ctx, msgs, func(o kafka.Origin, tallies []kafka.Tally) (*kafka.Message, error) {
+		return l.book.Entry(o, tallies, from, to)
+	})
 }

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/internal/kafka"
+	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker/deadletter"
 )
 
@@ -33,6 +35,8 @@ type Settings struct {
 	DeadTopic   kafka.TopicConfig
 	Retry       deadletter.Retry
 	Compression string
+	// Ledger is the topic of the ledger; empty: the task keeps none.
+	Ledger string
 }
 
 // Cut returns how many of msgs go on together: at least one, and no more than the bounds allow (I8).
@@ -91,6 +95,8 @@ type Deps struct {
 	Connector   string
 	Task, Tasks int
 	Epoch       uint64
+	// Voids say which of a sink's own offsets count no more.
+	Voids []*clusterv1.VoidOffset
 	// Config has its secrets resolved.
 	Config   map[string]string
 	Settings Settings
@@ -101,9 +107,23 @@ type Deps struct {
 	Faults   Faults
 }
 
-// TransactionalID is the same for a task on every worker, so that a new owner fences the old one (I1).
+// TransactionalID is the task's own.
 func (d Deps) TransactionalID() string {
-	return fmt.Sprintf("%s-%s-%d", d.ClusterID, d.Connector, d.Task)
+	return kafka.TransactionalID(d.ClusterID, d.Connector, d.Task)
+}
+
+// VoidBelow is the epoch from which on a sink's own offset of a partition counts; see connectors.TaskContext.
+func (d Deps) VoidBelow(tp connectors.TopicPartition) uint64 {
+	var all uint64
+	for _, v := range d.Voids {
+		switch {
+		case v.Topic == tp.Topic && v.Partition == tp.Partition:
+			return v.Below
+		case v.Topic == "":
+			all = v.Below
+		}
+	}
+	return all
 }
 
 // Topics makes sure that topics exist before they are written to, and remembers which do.

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,8 @@ type Progress struct {
 	lag                     atomic.Int64
 	newest                  atomic.Int64 // time of the newest record done, Unix ms
 	commit                  atomic.Int64
+	protocol                atomic.Int32
+	Counters
 
 	mu     sync.Mutex // guards: the rest
 	live   *Live      // the attempt that runs, with what tells whether it stalls
@@ -24,11 +27,14 @@ type Progress struct {
 	rateAt time.Time
 	rateN  uint64
 	rate   float64
+	// topics used since the list was reset, which since names.
+	topics map[string]struct{}
+	since  uint64
 }
 
 // NewProgress returns a Progress that knows no lag yet.
 func NewProgress() *Progress {
-	p := &Progress{rateAt: time.Now()}
+	p := &Progress{rateAt: time.Now(), topics: map[string]struct{}{}}
 	p.lag.Store(-1)
 	return p
 }
@@ -51,12 +57,35 @@ func (p *Progress) Committed(records, bytes int) {
 	p.out.Add(uint64(records))
 	p.bytes.Add(uint64(bytes))
 	p.commit.Store(time.Now().UnixMilli())
+	p.committed(records)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.live != nil {
 		p.live.moved()
 	}
 }
+
+// Used notes the topics that were read or written.
+func (p *Progress) Used(topics ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, t := range topics {
+		p.topics[t] = struct{}{}
+	}
+}
+
+// TopicsSince begins the list of used topics anew when its reset is another than the last one.
+func (p *Progress) TopicsSince(reset uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.since != reset {
+		p.since = reset
+		clear(p.topics)
+	}
+}
+
+// Protocol notes the transaction protocol of the task's producer; 0: none.
+func (p *Progress) Protocol(n int) { p.protocol.Store(int32(n)) }
 
 // Newest notes the time of the newest record done, in ms since the Unix epoch.
 func (p *Progress) Newest(ms int64) {
@@ -80,7 +109,7 @@ func (p *Progress) Report(detail map[string]string) {
 func (p *Progress) Message() *clusterv1.Progress {
 	m := &clusterv1.Progress{
 		RecordsIn: p.in.Load(), RecordsOut: p.out.Load(), BytesOut: p.bytes.Load(), RecordsDropped: p.dropped.Load(),
-		LagRecords: p.lag.Load(), LagMs: -1, LastCommitUnixMs: p.commit.Load(),
+		LagRecords: p.lag.Load(), LagMs: -1, LastCommitUnixMs: p.commit.Load(), TransactionProtocol: p.protocol.Load(),
 	}
 	if n := p.newest.Load(); n > 0 {
 		m.LagMs = max(0, time.Now().UnixMilli()-n)
@@ -103,6 +132,7 @@ func (p *Progress) Message() *clusterv1.Progress {
 	if m.Stall != nil {
 		m.Stall.LastRecordUnixMs = p.newest.Load()
 	}
+	m.Topics, m.TopicsSince = slices.Sorted(maps.Keys(p.topics)), p.since
 	return m
 }
 

@@ -74,13 +74,23 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decod
 	g, run := errgroup.WithContext(ctx)
 	g.Go(runner.Guard(d.Logger, func() error { return d.WatchInput(run, admin, mine) }))
 	g.Go(runner.Guard(d.Logger, func() error { return l.run(run) }))
-	return g.Wait()
+	err = g.Wait()
+	if ctx.Err() != nil {
+		// What was flushed last is known to the group, too, so that who looks at the offsets of a stopped connector sees the truth.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := l.commit(last); err != nil {
+			d.Logger.Debug("last commit of the group's offsets", "err", err)
+		}
+	}
+	return err
 }
 
 func open(ctx context.Context, d runner.Deps, task connectors.SinkTask) error {
 	defer d.Live.Call(runner.WaitOpen)()
 	return task.Open(ctx, connectors.TaskContext{
 		Connector: d.Connector, Task: d.Task, Tasks: d.Tasks, Epoch: d.Epoch, Config: d.Config, Logger: d.Logger, Report: d.Progress.Report,
+		VoidBelow: d.VoidBelow,
 	})
 }
 
@@ -211,6 +221,7 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 		}
 	}
 	l.Progress.In(len(msgs))
+	l.Progress.BytesIn(bytes)
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
@@ -231,10 +242,13 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 	if err := l.buried(ctx); err != nil {
 		return err
 	}
-	for _, m := range msgs {
+	for i, m := range msgs {
 		tp := kafka.TopicPartition{Topic: m.Topic, Partition: m.Partition}
 		l.done[tp] = max(l.done[tp], m.Offset+1)
 		l.Progress.Newest(m.TimestampMS)
+		if i == 0 || m.Topic != msgs[i-1].Topic {
+			l.Progress.Used(m.Topic)
+		}
 	}
 	l.Progress.Committed(len(msgs), bytes)
 	return nil

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/record"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/ledger"
 	"github.com/millrace/millrace/worker/deadletter"
 	"github.com/millrace/millrace/worker/runner"
 )
@@ -57,11 +59,12 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 	if d.Settings.AtLeastOnce {
 		id = "" // an older owner is not fenced by Kafka, only by its lease: what it still writes comes twice
 	}
-	producer, err := kafka.NewProducer(ctx, d.Kafka, id, kafka.ProducerOptions{Compression: d.Settings.Compression})
+	producer, err := kafka.NewProducer(ctx, d.Kafka, id, kafka.ProducerOptions{Compression: d.Settings.Compression, Tally: d.Settings.Ledger != ""})
 	if err != nil {
 		return err
 	}
 	defer producer.Close()
+	d.Progress.Protocol(producer.Protocol())
 	undo := d.Live.OnCut(func() { _ = producer.Close() })
 	defer undo()
 
@@ -86,9 +89,15 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 	defer d.Signals.Set(nil)
 
 	l := &loop{
-		Deps: d, task: task, enc: enc, dead: dead, admin: admin, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
+		Deps: d, task: task, enc: enc, group: grouper(enc), dead: dead, admin: admin, producer: producer, topics: runner.NewTopics(admin, d.Settings.Creation), offsetsTopic: offsets,
 		budget: semaphore.NewWeighted(int64(d.Settings.MaxBytes)), bundles: make(chan *bundle, bundlesMax),
 		blocks: make(chan []byte, max(1, d.Settings.MaxBytes/blockSize)),
+	}
+	if d.Settings.Ledger != "" {
+		l.book, err = ledger.Open(ctx, admin, ledger.Options{Topic: d.Settings.Ledger, Connector: d.Connector, Task: d.Task, Epoch: d.Epoch, Leave: offsets})
+		if err != nil {
+			return err
+		}
 	}
 	g, run := errgroup.WithContext(ctx)
 	bundles := make(chan *bundle, bundlesMax)
@@ -109,22 +118,26 @@ type loop struct {
 	runner.Deps
 	task         connectors.SourceTask
 	enc, dead    Encoder
+	group        Grouper // nil: one record, one message
 	admin        *kafka.Admin
 	producer     *kafka.Producer
 	topics       *runner.Topics
 	offsetsTopic string
-	// budget holds the bytes of bundles from their conversion until their transaction is committed (I8).
+	// budget holds the bytes of bundles from their conversion until they are sent (I8).
 	budget  *semaphore.Weighted
 	bundles chan *bundle // to use again
 	blocks  chan []byte
 	common  headers       // owned by poll
 	buried  bool          // the dead letter queue is there; owned by poll
+	book    *ledger.Book  // nil: the task keeps no ledger; owned by commitAll
 	polls   atomic.Uint64 // batches that came
 
-	// The transaction in the making; owned by commitAll. The last of its bundles is not sent yet.
-	txn     []*bundle
+	// The transaction in the making; owned by commitAll. last is the bundle of it that is not sent yet.
+	last    *bundle
 	records int
 	bytes   int
+	newest  int64
+	used    []string // topics
 	offsets map[string]connectors.Offset
 }
 
@@ -135,7 +148,8 @@ type bundle struct {
 	bytes  int
 	newest int64
 	offset connectors.Offset
-	weight int64 // of the budget
+	topics []string // of the messages; neighbours mostly share one
+	weight int64    // of the budget
 }
 
 func (l *loop) poll(ctx context.Context, out chan<- *bundle) error {
@@ -187,10 +201,16 @@ func (l *loop) convert(ctx context.Context, batch *connectors.Batch) (*bundle, e
 	case b = <-l.bundles:
 	default:
 	}
-	b.bytes, b.newest, b.offset = 0, 0, batch.Offset
-	for i := range batch.Records {
-		if err := l.add(ctx, b, &batch.Records[i]); err != nil {
+	b.bytes, b.newest, b.offset, b.topics = 0, 0, batch.Offset, b.topics[:0]
+	if l.group != nil {
+		if err := l.addGroups(ctx, b, batch.Records); err != nil {
 			return nil, err
+		}
+	} else {
+		for i := range batch.Records {
+			if err := l.add(ctx, b, &batch.Records[i]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	l.Progress.In(len(batch.Records))
@@ -220,8 +240,17 @@ func (l *loop) write(b *bundle, f func(dst []byte) ([]byte, bool, error)) ([]byt
 	return out[:len(out):len(out)], ok, err
 }
 
-// recycle takes a bundle's memory back for another one.
-func (l *loop) recycle(b *bundle) {
+// send sends a bundle and takes its memory back for another one.
+func (l *loop) send(ctx context.Context, b *bundle) error {
+	if err := l.producer.Send(ctx, b.msgs); err != nil {
+		return tooLarge(err)
+	}
+	l.free(b)
+	return nil
+}
+
+// free takes a sent bundle's memory back for another one.
+func (l *loop) free(b *bundle) {
 	l.budget.Release(b.weight)
 	for _, block := range b.blocks {
 		select {
@@ -256,10 +285,9 @@ func (l *loop) commitAll(ctx context.Context, in <-chan *bundle) error {
 	}
 }
 
-// gather fills a transaction with b and what else comes, until it is full, the linger time is over, or nothing waits. Full is half of
-// the bytes that may be in flight: the other half is for what comes while it commits.
+// gather fills a transaction with b and what else comes, until it is full, the linger time is over, or nothing waits.
 func (l *loop) gather(ctx context.Context, b *bundle, in <-chan *bundle) error {
-	l.txn, l.records, l.bytes, l.offsets = l.txn[:0], 0, 0, map[string]connectors.Offset{}
+	l.last, l.records, l.bytes, l.newest, l.used, l.offsets = nil, 0, 0, 0, l.used[:0], map[string]connectors.Offset{}
 	var linger <-chan time.Time
 	if l.Settings.Linger > 0 {
 		t := time.NewTimer(l.Settings.Linger)
@@ -270,7 +298,7 @@ func (l *loop) gather(ctx context.Context, b *bundle, in <-chan *bundle) error {
 		if err := l.take(ctx, b); err != nil {
 			return err
 		}
-		if l.records >= l.Settings.MaxRecords || l.bytes >= l.Settings.MaxBytes/2 {
+		if l.records >= l.Settings.MaxRecords || l.bytes >= l.Settings.MaxBytes {
 			return nil
 		}
 		if linger == nil {
@@ -301,13 +329,19 @@ func (l *loop) take(ctx context.Context, b *bundle) error {
 		}
 		l.offsets[string(key)] = b.offset
 	}
-	if n := len(l.txn); n > 0 {
+	if l.last != nil {
 		defer l.Live.Enter(runner.WaitBroker)()
-		if err := l.producer.Send(ctx, l.txn[n-1].msgs); err != nil {
-			return tooLarge(err)
+		if err := l.send(ctx, l.last); err != nil {
+			return err
 		}
 	}
-	l.txn = append(l.txn, b)
+	l.last = b
+	l.newest = max(l.newest, b.newest)
+	for _, t := range b.topics {
+		if !slices.Contains(l.used, t) {
+			l.used = append(l.used, t)
+		}
+	}
 	l.records += len(b.msgs)
 	l.bytes += b.bytes
 	return nil
@@ -341,6 +375,9 @@ func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 	}
 	if change != nil {
 		b.newest = max(b.newest, change.Source.TimeMS)
+	}
+	if n := len(b.topics); n == 0 || b.topics[n-1] != r.Topic {
+		b.topics = append(b.topics, r.Topic)
 	}
 	b.bytes += len(m.Key) + len(m.Value)
 	b.msgs = append(b.msgs, m)
@@ -436,10 +473,8 @@ func (l *loop) commit(ctx context.Context) error {
 		return err
 	}
 	l.Progress.Committed(l.records, l.bytes)
-	for _, b := range l.txn {
-		l.Progress.Newest(b.newest)
-		l.recycle(b)
-	}
+	l.Progress.Newest(l.newest)
+	l.Progress.Used(l.used...)
 	for _, o := range l.offsets {
 		// I2: only now is everything up to o durable.
 		leave := l.Live.Call(runner.WaitConfirm)
@@ -455,44 +490,61 @@ func (l *loop) commit(ctx context.Context) error {
 // durable sends what is left of the transaction, with the offsets, and commits it.
 func (l *loop) durable(ctx context.Context) error {
 	defer l.Live.Enter(runner.WaitBroker)()
-	last := l.txn[len(l.txn)-1]
 	bounded, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if !l.producer.Transactional() {
-		// I2: at least once is the records first and then the offset.
-		if err := l.producer.Send(ctx, last.msgs); err != nil {
-			return tooLarge(err)
-		}
-		if err := l.producer.Commit(bounded); err != nil {
-			return tooLarge(err)
-		}
-		last.msgs = last.msgs[:0]
-	}
-	records := last.msgs
+	var late *bundle
 	if l.Faults.OffsetFirst {
-		last.msgs = nil
+		late, l.last = l.last, &bundle{}
 	}
+	var offsets []kafka.Message
+	var to []ledger.Place
 	for key, o := range l.offsets {
 		value, err := kafka.OffsetValue(o.Position)
 		if err != nil {
 			return fmt.Errorf("source offset %v: %w", o.Position, err)
 		}
-		last.msgs = append(last.msgs, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
+		offsets = append(offsets, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
+		to = append(to, ledger.Place{Key: []byte(key), Position: value})
 	}
-	if err := l.producer.Send(ctx, last.msgs); err != nil {
+	if l.producer.Transactional() {
+		l.last.msgs = append(l.last.msgs, offsets...)
+		offsets = nil
+	}
+	if err := l.sendLast(ctx, l.last.msgs, to); err != nil {
 		return tooLarge(err)
+	}
+	l.free(l.last)
+	if len(offsets) > 0 {
+		// I2: at least once is the records first and then the offset.
+		if err := l.producer.Commit(bounded); err != nil {
+			return tooLarge(err)
+		}
+		if err := l.producer.Send(ctx, offsets); err != nil {
+			return err
+		}
 	}
 	// I1: no side effect without a lease.
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
 	}
 	err := l.producer.Commit(bounded)
-	if err == nil && l.Faults.OffsetFirst {
-		if err = l.producer.Send(ctx, records); err == nil {
+	if err == nil && late != nil {
+		if err = l.producer.Send(ctx, late.msgs); err == nil {
 			err = l.producer.Commit(bounded)
 		}
+		l.free(late)
 	}
 	return tooLarge(err)
+}
+
+// sendLast sends a transaction's last messages, with its entry in the ledger if there is one.
+func (l *loop) sendLast(ctx context.Context, msgs []kafka.Message, to []ledger.Place) error {
+	if l.book == nil {
+		return l.producer.Send(ctx, msgs)
+	}
+	return l.producer.SendLast(ctx, msgs, func(o kafka.Origin, tallies []kafka.Tally) (*kafka.Message, error) {
+		return l.book.Entry(o, tallies, nil, to)
+	})
 }
 
 // tooLarge adds the way out to the broker's refusal.

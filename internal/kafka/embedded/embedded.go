@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -35,6 +36,7 @@ type Options struct {
 type Broker struct {
 	cluster *kfake.Cluster
 	addr    string
+	dir     string
 }
 
 // Start starts the broker; it serves when Start returns.
@@ -75,11 +77,25 @@ func Start(o Options) (*Broker, error) {
 		c.Close()
 		return nil, errors.New("embedded broker does not listen")
 	}
-	return &Broker{cluster: c, addr: strings.TrimPrefix(addrs[0], "tcp://")}, nil
+	return &Broker{cluster: c, addr: strings.TrimPrefix(addrs[0], "tcp://"), dir: o.DataDir}, nil
 }
 
 // Addr is host:port as clients reach it.
 func (b *Broker) Addr() string { return b.addr }
+
+// DataBytes is the size of all files that the broker keeps.
+func (b *Broker) DataBytes() int64 {
+	var sum int64
+	_ = filepath.WalkDir(b.dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			if i, err := d.Info(); err == nil { // else it went meanwhile
+				sum += i.Size()
+			}
+		}
+		return nil
+	})
+	return sum
+}
 
 // Close stops the broker and flushes what it holds.
 func (b *Broker) Close() { b.cluster.Close() }

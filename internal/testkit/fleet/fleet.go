@@ -26,7 +26,9 @@ type Fleet struct {
 	// Args are given to every node.
 	Args []string
 	// Env is added to every node's environment.
-	Env   []string
+	Env []string
+	// HTTPS, if set, is what calls REST, which then has TLS by Args.
+	HTTPS *http.Client
 	Nodes []*Node
 }
 
@@ -89,7 +91,11 @@ func (f *Fleet) node(id string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{ID: id, REST: "http://" + rest, Cluster: cluster, fleet: f}
+	scheme := "http://"
+	if f.HTTPS != nil {
+		scheme = "https://"
+	}
+	n := &Node{ID: id, REST: scheme + rest, Cluster: cluster, fleet: f}
 	n.args = append([]string{"node", "--id", id, "--data", filepath.Join(f.Dir, id), "--rest", rest, "--cluster", cluster}, f.Args...)
 	f.Nodes = append(f.Nodes, n)
 	return n, nil
@@ -201,7 +207,7 @@ func (n *Node) waitFor(ctx context.Context, path string) error {
 		}
 		reqCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		req, _ := http.NewRequestWithContext(reqCtx, http.MethodGet, n.REST+path, http.NoBody)
-		resp, err := http.DefaultClient.Do(req)
+		resp, err := n.fleet.http().Do(req)
 		if err == nil {
 			_ = resp.Body.Close()
 			err = fmt.Errorf("status %s", resp.Status)
@@ -216,6 +222,13 @@ func (n *Node) waitFor(ctx context.Context, path string) error {
 	return fmt.Errorf("node %s does not answer %s: %w", n.ID, path, errors.Join(last, ctx.Err()))
 }
 
+func (f *Fleet) http() *http.Client {
+	if f.HTTPS != nil {
+		return f.HTTPS
+	}
+	return http.DefaultClient
+}
+
 // RSS returns the resident memory of the process in bytes.
 func (n *Node) RSS() (int64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", n.PID()))
@@ -227,6 +240,21 @@ func (n *Node) RSS() (int64, error) {
 		return 0, err
 	}
 	return resident * int64(os.Getpagesize()), nil
+}
+
+// PeakRSS returns the most resident memory that the process has had, in bytes.
+func (n *Node) PeakRSS() (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.PID()))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		var kb int64
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+			return kb << 10, nil
+		}
+	}
+	return 0, errors.New("the system does not tell the peak of the resident memory")
 }
 
 func freePort() (string, error) {

@@ -1412,7 +1412,11 @@ type Assignment struct {
 	// Number of tasks of the connector (for tasks): input partitions are split over them.
 	TaskCount int32 `protobuf:"varint,6,opt,name=task_count,json=taskCount,proto3" json:"task_count,omitempty"`
 	// For the planning half: true while the leader has no task configs for config_index.
-	PlanWanted    bool `protobuf:"varint,7,opt,name=plan_wanted,json=planWanted,proto3" json:"plan_wanted,omitempty"`
+	PlanWanted bool `protobuf:"varint,7,opt,name=plan_wanted,json=planWanted,proto3" json:"plan_wanted,omitempty"`
+	// Where the connector's list of used topics begins; Progress names it.
+	TopicsSince uint64 `protobuf:"varint,20,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
+	// What a sink keeps of its own offsets and counts no more.
+	VoidOffsets   []*VoidOffset `protobuf:"bytes,21,rep,name=void_offsets,json=voidOffsets,proto3" json:"void_offsets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1496,6 +1500,82 @@ func (x *Assignment) GetPlanWanted() bool {
 	return false
 }
 
+func (x *Assignment) GetTopicsSince() uint64 {
+	if x != nil {
+		return x.TopicsSince
+	}
+	return 0
+}
+
+func (x *Assignment) GetVoidOffsets() []*VoidOffset {
+	if x != nil {
+		return x.VoidOffsets
+	}
+	return nil
+}
+
+// VoidOffset: own offsets of the partition that were stored under an epoch below this one do not count. Empty topic: of all partitions
+// that have no entry of their own.
+type VoidOffset struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Below         uint64                 `protobuf:"varint,3,opt,name=below,proto3" json:"below,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoidOffset) Reset() {
+	*x = VoidOffset{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoidOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoidOffset) ProtoMessage() {}
+
+func (x *VoidOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoidOffset.ProtoReflect.Descriptor instead.
+func (*VoidOffset) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *VoidOffset) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *VoidOffset) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *VoidOffset) GetBelow() uint64 {
+	if x != nil {
+		return x.Below
+	}
+	return 0
+}
+
 // Planned is the planning half's answer, repeated in each heartbeat until the assignment no longer has plan_wanted.
 type Planned struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1509,7 +1589,7 @@ type Planned struct {
 
 func (x *Planned) Reset() {
 	*x = Planned{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1601,7 @@ func (x *Planned) String() string {
 func (*Planned) ProtoMessage() {}
 
 func (x *Planned) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1614,7 @@ func (x *Planned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Planned.ProtoReflect.Descriptor instead.
 func (*Planned) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Planned) GetConnector() string {
@@ -1574,7 +1654,7 @@ type TaskConfig struct {
 
 func (x *TaskConfig) Reset() {
 	*x = TaskConfig{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1666,7 @@ func (x *TaskConfig) String() string {
 func (*TaskConfig) ProtoMessage() {}
 
 func (x *TaskConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1679,7 @@ func (x *TaskConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConfig.ProtoReflect.Descriptor instead.
 func (*TaskConfig) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TaskConfig) GetConfig() map[string]string {
@@ -1627,14 +1707,16 @@ type UnitStatus struct {
 	// It has failed here as often as restart.move.after says: another worker may do better.
 	Move bool `protobuf:"varint,9,opt,name=move,proto3" json:"move,omitempty"`
 	// What kind of failure the last one was: "" (an error), "hang" or "panic".
-	Failure       string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Of a planning half whose connector keeps a ledger: what the auditor has found.
+	Audit         *Audit `protobuf:"bytes,11,opt,name=audit,proto3" json:"audit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UnitStatus) Reset() {
 	*x = UnitStatus{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1728,7 @@ func (x *UnitStatus) String() string {
 func (*UnitStatus) ProtoMessage() {}
 
 func (x *UnitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1741,7 @@ func (x *UnitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStatus.ProtoReflect.Descriptor instead.
 func (*UnitStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UnitStatus) GetUnit() *Unit {
@@ -1732,6 +1814,318 @@ func (x *UnitStatus) GetFailure() string {
 	return ""
 }
 
+func (x *UnitStatus) GetAudit() *Audit {
+	if x != nil {
+		return x.Audit
+	}
+	return nil
+}
+
+// Audit is how the connector's topics compare with its ledger, since the planning half began to look.
+type Audit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the last round of the auditor ended, Unix ms.
+	AtUnixMs int64 `protobuf:"varint,1,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
+	// Compared and found whole.
+	Batches int64 `protobuf:"varint,2,opt,name=batches,proto3" json:"batches,omitempty"`
+	Records int64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	Missing int64 `protobuf:"varint,4,opt,name=missing,proto3" json:"missing,omitempty"`
+	Extra   int64 `protobuf:"varint,5,opt,name=extra,proto3" json:"extra,omitempty"`
+	Changed int64 `protobuf:"varint,6,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Gone from the topics because their retention said so, before they were compared.
+	Expired int64 `protobuf:"varint,7,opt,name=expired,proto3" json:"expired,omitempty"`
+	// Older than the ledger.
+	Uncovered int64 `protobuf:"varint,8,opt,name=uncovered,proto3" json:"uncovered,omitempty"`
+	// Batches of the ledger that are not compared yet.
+	Pending int64 `protobuf:"varint,9,opt,name=pending,proto3" json:"pending,omitempty"`
+	// The first of them.
+	Differences []*Difference `protobuf:"bytes,10,rep,name=differences,proto3" json:"differences,omitempty"`
+	Verified    []*Verified   `protobuf:"bytes,11,rep,name=verified,proto3" json:"verified,omitempty"`
+	// Topics that are not compared, with the reason.
+	Skipped map[string]string `protobuf:"bytes,12,rep,name=skipped,proto3" json:"skipped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What kept the last round from its end.
+	Error         string `protobuf:"bytes,13,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Audit) Reset() {
+	*x = Audit{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Audit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Audit) ProtoMessage() {}
+
+func (x *Audit) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Audit.ProtoReflect.Descriptor instead.
+func (*Audit) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Audit) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+func (x *Audit) GetBatches() int64 {
+	if x != nil {
+		return x.Batches
+	}
+	return 0
+}
+
+func (x *Audit) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *Audit) GetMissing() int64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *Audit) GetExtra() int64 {
+	if x != nil {
+		return x.Extra
+	}
+	return 0
+}
+
+func (x *Audit) GetChanged() int64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *Audit) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+func (x *Audit) GetUncovered() int64 {
+	if x != nil {
+		return x.Uncovered
+	}
+	return 0
+}
+
+func (x *Audit) GetPending() int64 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *Audit) GetDifferences() []*Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *Audit) GetVerified() []*Verified {
+	if x != nil {
+		return x.Verified
+	}
+	return nil
+}
+
+func (x *Audit) GetSkipped() map[string]string {
+	if x != nil {
+		return x.Skipped
+	}
+	return nil
+}
+
+func (x *Audit) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Difference is a range of a topic that is not as the ledger says.
+type Difference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// missing, extra or changed.
+	Kind          string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Topic         string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32  `protobuf:"varint,3,opt,name=partition,proto3" json:"partition,omitempty"`
+	FromOffset    int64  `protobuf:"varint,4,opt,name=from_offset,json=fromOffset,proto3" json:"from_offset,omitempty"`
+	ToOffset      int64  `protobuf:"varint,5,opt,name=to_offset,json=toOffset,proto3" json:"to_offset,omitempty"`
+	Records       int64  `protobuf:"varint,6,opt,name=records,proto3" json:"records,omitempty"`
+	Detail        string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Difference) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Difference) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Difference) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *Difference) GetFromOffset() int64 {
+	if x != nil {
+		return x.FromOffset
+	}
+	return 0
+}
+
+func (x *Difference) GetToOffset() int64 {
+	if x != nil {
+		return x.ToOffset
+	}
+	return 0
+}
+
+func (x *Difference) GetRecords() int64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *Difference) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// Verified is how far a task's batches are compared.
+type Verified struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Task            int32                  `protobuf:"varint,1,opt,name=task,proto3" json:"task,omitempty"`
+	CommittedUnixMs int64                  `protobuf:"varint,2,opt,name=committed_unix_ms,json=committedUnixMs,proto3" json:"committed_unix_ms,omitempty"`
+	// JSON: source partitions with their positions.
+	Position      string `protobuf:"bytes,3,opt,name=position,proto3" json:"position,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verified) Reset() {
+	*x = Verified{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verified) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verified) ProtoMessage() {}
+
+func (x *Verified) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verified.ProtoReflect.Descriptor instead.
+func (*Verified) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Verified) GetTask() int32 {
+	if x != nil {
+		return x.Task
+	}
+	return 0
+}
+
+func (x *Verified) GetCommittedUnixMs() int64 {
+	if x != nil {
+		return x.CommittedUnixMs
+	}
+	return 0
+}
+
+func (x *Verified) GetPosition() string {
+	if x != nil {
+		return x.Position
+	}
+	return ""
+}
+
 // Progress is what a task has done since it started under this epoch, and where it stands.
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1751,14 +2145,19 @@ type Progress struct {
 	// Set while the task does not move though there is something to do.
 	Stall *Stall `protobuf:"bytes,10,opt,name=stall,proto3" json:"stall,omitempty"`
 	// Why the task tries something again in place; empty: it does not.
-	Retrying      string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
+	Retrying string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
+	// Kafka's transaction protocol that the task's producer speaks: 1 or 2; 0: no transactions.
+	TransactionProtocol int32 `protobuf:"varint,12,opt,name=transaction_protocol,json=transactionProtocol,proto3" json:"transaction_protocol,omitempty"`
+	// Topics that it has read or written since the assignment's topics_since, which topics_since repeats.
+	Topics        []string `protobuf:"bytes,20,rep,name=topics,proto3" json:"topics,omitempty"`
+	TopicsSince   uint64   `protobuf:"varint,21,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2169,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2182,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -1863,6 +2262,27 @@ func (x *Progress) GetRetrying() string {
 	return ""
 }
 
+func (x *Progress) GetTransactionProtocol() int32 {
+	if x != nil {
+		return x.TransactionProtocol
+	}
+	return 0
+}
+
+func (x *Progress) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *Progress) GetTopicsSince() uint64 {
+	if x != nil {
+		return x.TopicsSince
+	}
+	return 0
+}
+
 // Stall says since when a task does not move, and what it waits for.
 type Stall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1877,7 +2297,7 @@ type Stall struct {
 
 func (x *Stall) Reset() {
 	*x = Stall{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +2309,7 @@ func (x *Stall) String() string {
 func (*Stall) ProtoMessage() {}
 
 func (x *Stall) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2322,7 @@ func (x *Stall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stall.ProtoReflect.Descriptor instead.
 func (*Stall) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Stall) GetWaitsFor() string {
@@ -2022,7 +2442,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"f\n" +
 	"\vAssignments\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12A\n" +
-	"\vassignments\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.AssignmentR\vassignments\"\xf9\x02\n" +
+	"\vassignments\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.AssignmentR\vassignments\"\xe0\x03\n" +
 	"\n" +
 	"Assignment\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
@@ -2033,10 +2453,17 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"task_count\x18\x06 \x01(\x05R\ttaskCount\x12\x1f\n" +
 	"\vplan_wanted\x18\a \x01(\bR\n" +
-	"planWanted\x1a9\n" +
+	"planWanted\x12!\n" +
+	"\ftopics_since\x18\x14 \x01(\x04R\vtopicsSince\x12B\n" +
+	"\fvoid_offsets\x18\x15 \x03(\v2\x1f.millrace.cluster.v1.VoidOffsetR\vvoidOffsets\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9b\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\n" +
+	"VoidOffset\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
+	"\x05below\x18\x03 \x01(\x04R\x05below\"\x9b\x01\n" +
 	"\aPlanned\x12\x1c\n" +
 	"\tconnector\x18\x01 \x01(\tR\tconnector\x12!\n" +
 	"\fconfig_index\x18\x02 \x01(\x04R\vconfigIndex\x12\x14\n" +
@@ -2047,7 +2474,7 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06config\x18\x01 \x03(\v2+.millrace.cluster.v1.TaskConfig.ConfigEntryR\x06config\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9c\x03\n" +
 	"\n" +
 	"UnitStatus\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
@@ -2060,7 +2487,41 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\fmax_attempts\x18\b \x01(\x05R\vmaxAttempts\x12\x12\n" +
 	"\x04move\x18\t \x01(\bR\x04move\x12\x18\n" +
 	"\afailure\x18\n" +
-	" \x01(\tR\afailure\"\xf1\x03\n" +
+	" \x01(\tR\afailure\x120\n" +
+	"\x05audit\x18\v \x01(\v2\x1a.millrace.cluster.v1.AuditR\x05audit\"\x88\x04\n" +
+	"\x05Audit\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x01 \x01(\x03R\batUnixMs\x12\x18\n" +
+	"\abatches\x18\x02 \x01(\x03R\abatches\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x03R\arecords\x12\x18\n" +
+	"\amissing\x18\x04 \x01(\x03R\amissing\x12\x14\n" +
+	"\x05extra\x18\x05 \x01(\x03R\x05extra\x12\x18\n" +
+	"\achanged\x18\x06 \x01(\x03R\achanged\x12\x18\n" +
+	"\aexpired\x18\a \x01(\x03R\aexpired\x12\x1c\n" +
+	"\tuncovered\x18\b \x01(\x03R\tuncovered\x12\x18\n" +
+	"\apending\x18\t \x01(\x03R\apending\x12A\n" +
+	"\vdifferences\x18\n" +
+	" \x03(\v2\x1f.millrace.cluster.v1.DifferenceR\vdifferences\x129\n" +
+	"\bverified\x18\v \x03(\v2\x1d.millrace.cluster.v1.VerifiedR\bverified\x12A\n" +
+	"\askipped\x18\f \x03(\v2'.millrace.cluster.v1.Audit.SkippedEntryR\askipped\x12\x14\n" +
+	"\x05error\x18\r \x01(\tR\x05error\x1a:\n" +
+	"\fSkippedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
+	"\n" +
+	"Difference\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x03 \x01(\x05R\tpartition\x12\x1f\n" +
+	"\vfrom_offset\x18\x04 \x01(\x03R\n" +
+	"fromOffset\x12\x1b\n" +
+	"\tto_offset\x18\x05 \x01(\x03R\btoOffset\x12\x18\n" +
+	"\arecords\x18\x06 \x01(\x03R\arecords\x12\x16\n" +
+	"\x06detail\x18\a \x01(\tR\x06detail\"f\n" +
+	"\bVerified\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\x05R\x04task\x12*\n" +
+	"\x11committed_unix_ms\x18\x02 \x01(\x03R\x0fcommittedUnixMs\x12\x1a\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\"\xdf\x04\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"records_in\x18\x01 \x01(\x04R\trecordsIn\x12\x1f\n" +
@@ -2076,7 +2537,10 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x06detail\x18\t \x03(\v2).millrace.cluster.v1.Progress.DetailEntryR\x06detail\x120\n" +
 	"\x05stall\x18\n" +
 	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x12\x1a\n" +
-	"\bretrying\x18\v \x01(\tR\bretrying\x1a9\n" +
+	"\bretrying\x18\v \x01(\tR\bretrying\x121\n" +
+	"\x14transaction_protocol\x18\f \x01(\x05R\x13transactionProtocol\x12\x16\n" +
+	"\x06topics\x18\x14 \x03(\tR\x06topics\x12!\n" +
+	"\ftopics_since\x18\x15 \x01(\x04R\vtopicsSince\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"w\n" +
@@ -2115,7 +2579,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -2138,20 +2602,25 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*HeartbeatAck)(nil),  // 18: millrace.cluster.v1.HeartbeatAck
 	(*Assignments)(nil),   // 19: millrace.cluster.v1.Assignments
 	(*Assignment)(nil),    // 20: millrace.cluster.v1.Assignment
-	(*Planned)(nil),       // 21: millrace.cluster.v1.Planned
-	(*TaskConfig)(nil),    // 22: millrace.cluster.v1.TaskConfig
-	(*UnitStatus)(nil),    // 23: millrace.cluster.v1.UnitStatus
-	(*Progress)(nil),      // 24: millrace.cluster.v1.Progress
-	(*Stall)(nil),         // 25: millrace.cluster.v1.Stall
-	nil,                   // 26: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 27: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 28: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 29: millrace.cluster.v1.Progress.DetailEntry
+	(*VoidOffset)(nil),    // 21: millrace.cluster.v1.VoidOffset
+	(*Planned)(nil),       // 22: millrace.cluster.v1.Planned
+	(*TaskConfig)(nil),    // 23: millrace.cluster.v1.TaskConfig
+	(*UnitStatus)(nil),    // 24: millrace.cluster.v1.UnitStatus
+	(*Audit)(nil),         // 25: millrace.cluster.v1.Audit
+	(*Difference)(nil),    // 26: millrace.cluster.v1.Difference
+	(*Verified)(nil),      // 27: millrace.cluster.v1.Verified
+	(*Progress)(nil),      // 28: millrace.cluster.v1.Progress
+	(*Stall)(nil),         // 29: millrace.cluster.v1.Stall
+	nil,                   // 30: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 31: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 32: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 33: millrace.cluster.v1.Audit.SkippedEntry
+	nil,                   // 34: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
 	5,  // 1: millrace.cluster.v1.InfoResponse.self:type_name -> millrace.cluster.v1.Self
-	26, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	30, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	6,  // 3: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 4: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
 	14, // 5: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
@@ -2165,31 +2634,36 @@ var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	15, // 13: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
 	13, // 14: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
 	4,  // 15: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
-	23, // 16: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
-	21, // 17: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
+	24, // 16: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
+	22, // 17: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
 	12, // 18: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
 	20, // 19: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
 	13, // 20: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
 	0,  // 21: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	27, // 22: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
-	22, // 23: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	28, // 24: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
-	13, // 25: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
-	1,  // 26: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	24, // 27: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	29, // 28: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	25, // 29: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 30: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	7,  // 31: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	9,  // 32: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 33: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	8,  // 34: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	10, // 35: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	31, // 22: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	21, // 23: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
+	23, // 24: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
+	32, // 25: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	13, // 26: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
+	1,  // 27: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
+	28, // 28: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	25, // 29: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
+	26, // 30: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
+	27, // 31: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
+	33, // 32: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
+	34, // 33: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	29, // 34: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 35: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	7,  // 36: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	9,  // 37: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 38: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	8,  // 39: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	10, // 40: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	38, // [38:41] is the sub-list for method output_type
+	35, // [35:38] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -2213,7 +2687,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -101,6 +101,9 @@ type Command struct {
 	//	*Command_RemoveNode
 	//	*Command_SetCluster
 	//	*Command_SetDrain
+	//	*Command_AddTopics
+	//	*Command_ResetTopics
+	//	*Command_VoidOffsets
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -238,6 +241,33 @@ func (x *Command) GetSetDrain() *SetDrain {
 	return nil
 }
 
+func (x *Command) GetAddTopics() *AddTopics {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_AddTopics); ok {
+			return x.AddTopics
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetResetTopics() *ResetTopics {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_ResetTopics); ok {
+			return x.ResetTopics
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetVoidOffsets() *VoidOffsets {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_VoidOffsets); ok {
+			return x.VoidOffsets
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -278,6 +308,18 @@ type Command_SetDrain struct {
 	SetDrain *SetDrain `protobuf:"bytes,30,opt,name=set_drain,json=setDrain,proto3,oneof"`
 }
 
+type Command_AddTopics struct {
+	AddTopics *AddTopics `protobuf:"bytes,31,opt,name=add_topics,json=addTopics,proto3,oneof"`
+}
+
+type Command_ResetTopics struct {
+	ResetTopics *ResetTopics `protobuf:"bytes,32,opt,name=reset_topics,json=resetTopics,proto3,oneof"`
+}
+
+type Command_VoidOffsets struct {
+	VoidOffsets *VoidOffsets `protobuf:"bytes,33,opt,name=void_offsets,json=voidOffsets,proto3,oneof"`
+}
+
 func (*Command_PutConnector) isCommand_Kind() {}
 
 func (*Command_DeleteConnector) isCommand_Kind() {}
@@ -295,6 +337,12 @@ func (*Command_RemoveNode) isCommand_Kind() {}
 func (*Command_SetCluster) isCommand_Kind() {}
 
 func (*Command_SetDrain) isCommand_Kind() {}
+
+func (*Command_AddTopics) isCommand_Kind() {}
+
+func (*Command_ResetTopics) isCommand_Kind() {}
+
+func (*Command_VoidOffsets) isCommand_Kind() {}
 
 // PutConnector creates a connector or replaces its config. Secrets stay references (${env:…}, ${file:…}).
 type PutConnector struct {
@@ -1058,17 +1106,234 @@ func (x *SetCluster) GetEmbeddedBroker() bool {
 	return false
 }
 
+// AddTopics notes topics that a connector's tasks have used. A node that does not know it shows fewer topics until its next Raft snapshot
+// comes from one that does.
+type AddTopics struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Connector string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	// topics_since of the connector when the tasks used them; refused when they were reset meanwhile.
+	Since         uint64   `protobuf:"varint,2,opt,name=since,proto3" json:"since,omitempty"`
+	Topics        []string `protobuf:"bytes,3,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTopics) Reset() {
+	*x = AddTopics{}
+	mi := &file_command_v1_command_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTopics) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTopics) ProtoMessage() {}
+
+func (x *AddTopics) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTopics.ProtoReflect.Descriptor instead.
+func (*AddTopics) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AddTopics) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *AddTopics) GetSince() uint64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *AddTopics) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+// ResetTopics forgets the topics that a connector has used; its log index becomes topics_since. As AddTopics in a rolling upgrade.
+type ResetTopics struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Connector     string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResetTopics) Reset() {
+	*x = ResetTopics{}
+	mi := &file_command_v1_command_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResetTopics) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResetTopics) ProtoMessage() {}
+
+func (x *ResetTopics) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResetTopics.ProtoReflect.Descriptor instead.
+func (*ResetTopics) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResetTopics) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+// VoidOffsets says that a consumer group's offsets were altered: what the sink keeps of its offsets with its data, written under an
+// epoch below this command's log index, counts no more. It outlives the connector, as what it voids does. Offsets can be altered only
+// once all coordinators know it.
+type VoidOffsets struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Connector string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	// Empty: all.
+	Partitions    []*TopicPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoidOffsets) Reset() {
+	*x = VoidOffsets{}
+	mi := &file_command_v1_command_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoidOffsets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoidOffsets) ProtoMessage() {}
+
+func (x *VoidOffsets) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoidOffsets.ProtoReflect.Descriptor instead.
+func (*VoidOffsets) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *VoidOffsets) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *VoidOffsets) GetPartitions() []*TopicPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+type TopicPartition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition     int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicPartition) Reset() {
+	*x = TopicPartition{}
+	mi := &file_command_v1_command_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicPartition) ProtoMessage() {}
+
+func (x *TopicPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicPartition.ProtoReflect.Descriptor instead.
+func (*TopicPartition) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TopicPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicPartition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
 // Image is the whole replicated state: the body of a Raft snapshot.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this layout, the lowest that can hold what is in it; a reader refuses what is newer than it knows. 2: drained.
+	// Version of this layout, the lowest that can hold what is in it; a reader refuses what is newer than it knows. 2: drained, voided, topics.
 	Format      uint32             `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
 	Cluster     *SetCluster        `protobuf:"bytes,2,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Nodes       []*Node            `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Connectors  []*ConnectorImage  `protobuf:"bytes,4,rep,name=connectors,proto3" json:"connectors,omitempty"`
 	Assignments []*AssignmentImage `protobuf:"bytes,5,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	// Log index of the last command in it.
-	Index uint64 `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	Index  uint64         `protobuf:"varint,6,opt,name=index,proto3" json:"index,omitempty"`
+	Voided []*VoidedImage `protobuf:"bytes,20,rep,name=voided,proto3" json:"voided,omitempty"`
 	// Ids of the workers that are drained, sorted.
 	Drained       []string `protobuf:"bytes,30,rep,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1077,7 +1342,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_command_v1_command_proto_msgTypes[14]
+	mi := &file_command_v1_command_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1354,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[14]
+	mi := &file_command_v1_command_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1367,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{14}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Image) GetFormat() uint32 {
@@ -1147,6 +1412,13 @@ func (x *Image) GetIndex() uint64 {
 	return 0
 }
 
+func (x *Image) GetVoided() []*VoidedImage {
+	if x != nil {
+		return x.Voided
+	}
+	return nil
+}
+
 func (x *Image) GetDrained() []string {
 	if x != nil {
 		return x.Drained
@@ -1168,13 +1440,16 @@ type ConnectorImage struct {
 	TaskConfigs   []*TaskConfig `protobuf:"bytes,7,rep,name=task_configs,json=taskConfigs,proto3" json:"task_configs,omitempty"`
 	CreatedUnixMs int64         `protobuf:"varint,8,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
 	ChangedUnixMs int64         `protobuf:"varint,9,opt,name=changed_unix_ms,json=changedUnixMs,proto3" json:"changed_unix_ms,omitempty"`
+	// Topics used since topics_since, sorted.
+	Topics        []string `protobuf:"bytes,20,rep,name=topics,proto3" json:"topics,omitempty"`
+	TopicsSince   uint64   `protobuf:"varint,21,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ConnectorImage) Reset() {
 	*x = ConnectorImage{}
-	mi := &file_command_v1_command_proto_msgTypes[15]
+	mi := &file_command_v1_command_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1461,7 @@ func (x *ConnectorImage) String() string {
 func (*ConnectorImage) ProtoMessage() {}
 
 func (x *ConnectorImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[15]
+	mi := &file_command_v1_command_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1474,7 @@ func (x *ConnectorImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectorImage.ProtoReflect.Descriptor instead.
 func (*ConnectorImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{15}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConnectorImage) GetName() string {
@@ -1265,6 +1540,81 @@ func (x *ConnectorImage) GetChangedUnixMs() int64 {
 	return 0
 }
 
+func (x *ConnectorImage) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *ConnectorImage) GetTopicsSince() uint64 {
+	if x != nil {
+		return x.TopicsSince
+	}
+	return 0
+}
+
+// VoidedImage is one void of a sink's own offsets. No partition: all that have none of their own.
+type VoidedImage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Connector     string                 `protobuf:"bytes,1,opt,name=connector,proto3" json:"connector,omitempty"`
+	Partition     *TopicPartition        `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoidedImage) Reset() {
+	*x = VoidedImage{}
+	mi := &file_command_v1_command_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoidedImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoidedImage) ProtoMessage() {}
+
+func (x *VoidedImage) ProtoReflect() protoreflect.Message {
+	mi := &file_command_v1_command_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoidedImage.ProtoReflect.Descriptor instead.
+func (*VoidedImage) Descriptor() ([]byte, []int) {
+	return file_command_v1_command_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VoidedImage) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *VoidedImage) GetPartition() *TopicPartition {
+	if x != nil {
+		return x.Partition
+	}
+	return nil
+}
+
+func (x *VoidedImage) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type AssignmentImage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Unit          *Unit                  `protobuf:"bytes,1,opt,name=unit,proto3" json:"unit,omitempty"`
@@ -1276,7 +1626,7 @@ type AssignmentImage struct {
 
 func (x *AssignmentImage) Reset() {
 	*x = AssignmentImage{}
-	mi := &file_command_v1_command_proto_msgTypes[16]
+	mi := &file_command_v1_command_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1638,7 @@ func (x *AssignmentImage) String() string {
 func (*AssignmentImage) ProtoMessage() {}
 
 func (x *AssignmentImage) ProtoReflect() protoreflect.Message {
-	mi := &file_command_v1_command_proto_msgTypes[16]
+	mi := &file_command_v1_command_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1651,7 @@ func (x *AssignmentImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssignmentImage.ProtoReflect.Descriptor instead.
 func (*AssignmentImage) Descriptor() ([]byte, []int) {
-	return file_command_v1_command_proto_rawDescGZIP(), []int{16}
+	return file_command_v1_command_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AssignmentImage) GetUnit() *Unit {
@@ -1329,7 +1679,7 @@ var File_command_v1_command_proto protoreflect.FileDescriptor
 
 const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
-	"\x18command/v1/command.proto\x12\x13millrace.command.v1\"\xce\x05\n" +
+	"\x18command/v1/command.proto\x12\x13millrace.command.v1\"\x9d\a\n" +
 	"\aCommand\x12(\n" +
 	"\x10proposed_unix_ms\x18\x01 \x01(\x03R\x0eproposedUnixMs\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12H\n" +
@@ -1344,7 +1694,11 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"removeNode\x12B\n" +
 	"\vset_cluster\x18\x11 \x01(\v2\x1f.millrace.command.v1.SetClusterH\x00R\n" +
 	"setCluster\x12<\n" +
-	"\tset_drain\x18\x1e \x01(\v2\x1d.millrace.command.v1.SetDrainH\x00R\bsetDrainB\x06\n" +
+	"\tset_drain\x18\x1e \x01(\v2\x1d.millrace.command.v1.SetDrainH\x00R\bsetDrain\x12?\n" +
+	"\n" +
+	"add_topics\x18\x1f \x01(\v2\x1e.millrace.command.v1.AddTopicsH\x00R\taddTopics\x12E\n" +
+	"\freset_topics\x18  \x01(\v2 .millrace.command.v1.ResetTopicsH\x00R\vresetTopics\x12E\n" +
+	"\fvoid_offsets\x18! \x01(\v2 .millrace.command.v1.VoidOffsetsH\x00R\vvoidOffsetsB\x06\n" +
 	"\x04kind\"\xc0\x02\n" +
 	"\fPutConnector\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
@@ -1407,7 +1761,21 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
 	"\abrokers\x18\x02 \x03(\tR\abrokers\x12'\n" +
-	"\x0fembedded_broker\x18\x03 \x01(\bR\x0eembeddedBroker\"\xc8\x02\n" +
+	"\x0fembedded_broker\x18\x03 \x01(\bR\x0eembeddedBroker\"W\n" +
+	"\tAddTopics\x12\x1c\n" +
+	"\tconnector\x18\x01 \x01(\tR\tconnector\x12\x14\n" +
+	"\x05since\x18\x02 \x01(\x04R\x05since\x12\x16\n" +
+	"\x06topics\x18\x03 \x03(\tR\x06topics\"+\n" +
+	"\vResetTopics\x12\x1c\n" +
+	"\tconnector\x18\x01 \x01(\tR\tconnector\"p\n" +
+	"\vVoidOffsets\x12\x1c\n" +
+	"\tconnector\x18\x01 \x01(\tR\tconnector\x12C\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2#.millrace.command.v1.TopicPartitionR\n" +
+	"partitions\"D\n" +
+	"\x0eTopicPartition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\"\x82\x03\n" +
 	"\x05Image\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x129\n" +
 	"\acluster\x18\x02 \x01(\v2\x1f.millrace.command.v1.SetClusterR\acluster\x12/\n" +
@@ -1416,8 +1784,9 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"connectors\x18\x04 \x03(\v2#.millrace.command.v1.ConnectorImageR\n" +
 	"connectors\x12F\n" +
 	"\vassignments\x18\x05 \x03(\v2$.millrace.command.v1.AssignmentImageR\vassignments\x12\x14\n" +
-	"\x05index\x18\x06 \x01(\x04R\x05index\x12\x18\n" +
-	"\adrained\x18\x1e \x03(\tR\adrained\"\xe9\x03\n" +
+	"\x05index\x18\x06 \x01(\x04R\x05index\x128\n" +
+	"\x06voided\x18\x14 \x03(\v2 .millrace.command.v1.VoidedImageR\x06voided\x12\x18\n" +
+	"\adrained\x18\x1e \x03(\tR\adrained\"\xa4\x04\n" +
 	"\x0eConnectorImage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12G\n" +
 	"\x06config\x18\x02 \x03(\v2/.millrace.command.v1.ConnectorImage.ConfigEntryR\x06config\x12C\n" +
@@ -1429,10 +1798,16 @@ const file_command_v1_command_proto_rawDesc = "" +
 	"generation\x12B\n" +
 	"\ftask_configs\x18\a \x03(\v2\x1f.millrace.command.v1.TaskConfigR\vtaskConfigs\x12&\n" +
 	"\x0fcreated_unix_ms\x18\b \x01(\x03R\rcreatedUnixMs\x12&\n" +
-	"\x0fchanged_unix_ms\x18\t \x01(\x03R\rchangedUnixMs\x1a9\n" +
+	"\x0fchanged_unix_ms\x18\t \x01(\x03R\rchangedUnixMs\x12\x16\n" +
+	"\x06topics\x18\x14 \x03(\tR\x06topics\x12!\n" +
+	"\ftopics_since\x18\x15 \x01(\x04R\vtopicsSince\x1a9\n" +
 	"\vConfigEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x84\x01\n" +
+	"\vVoidedImage\x12\x1c\n" +
+	"\tconnector\x18\x01 \x01(\tR\tconnector\x12A\n" +
+	"\tpartition\x18\x02 \x01(\v2#.millrace.command.v1.TopicPartitionR\tpartition\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\"n\n" +
 	"\x0fAssignmentImage\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.command.v1.UnitR\x04unit\x12\x16\n" +
 	"\x06worker\x18\x02 \x01(\tR\x06worker\x12\x14\n" +
@@ -1456,7 +1831,7 @@ func file_command_v1_command_proto_rawDescGZIP() []byte {
 }
 
 var file_command_v1_command_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_command_v1_command_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_command_v1_command_proto_goTypes = []any{
 	(TargetState)(0),        // 0: millrace.command.v1.TargetState
 	(*Command)(nil),         // 1: millrace.command.v1.Command
@@ -1473,13 +1848,18 @@ var file_command_v1_command_proto_goTypes = []any{
 	(*RemoveNode)(nil),      // 12: millrace.command.v1.RemoveNode
 	(*SetDrain)(nil),        // 13: millrace.command.v1.SetDrain
 	(*SetCluster)(nil),      // 14: millrace.command.v1.SetCluster
-	(*Image)(nil),           // 15: millrace.command.v1.Image
-	(*ConnectorImage)(nil),  // 16: millrace.command.v1.ConnectorImage
-	(*AssignmentImage)(nil), // 17: millrace.command.v1.AssignmentImage
-	nil,                     // 18: millrace.command.v1.PutConnector.ConfigEntry
-	nil,                     // 19: millrace.command.v1.TaskConfig.ConfigEntry
-	nil,                     // 20: millrace.command.v1.Node.LabelsEntry
-	nil,                     // 21: millrace.command.v1.ConnectorImage.ConfigEntry
+	(*AddTopics)(nil),       // 15: millrace.command.v1.AddTopics
+	(*ResetTopics)(nil),     // 16: millrace.command.v1.ResetTopics
+	(*VoidOffsets)(nil),     // 17: millrace.command.v1.VoidOffsets
+	(*TopicPartition)(nil),  // 18: millrace.command.v1.TopicPartition
+	(*Image)(nil),           // 19: millrace.command.v1.Image
+	(*ConnectorImage)(nil),  // 20: millrace.command.v1.ConnectorImage
+	(*VoidedImage)(nil),     // 21: millrace.command.v1.VoidedImage
+	(*AssignmentImage)(nil), // 22: millrace.command.v1.AssignmentImage
+	nil,                     // 23: millrace.command.v1.PutConnector.ConfigEntry
+	nil,                     // 24: millrace.command.v1.TaskConfig.ConfigEntry
+	nil,                     // 25: millrace.command.v1.Node.LabelsEntry
+	nil,                     // 26: millrace.command.v1.ConnectorImage.ConfigEntry
 }
 var file_command_v1_command_proto_depIdxs = []int32{
 	2,  // 0: millrace.command.v1.Command.put_connector:type_name -> millrace.command.v1.PutConnector
@@ -1491,28 +1871,34 @@ var file_command_v1_command_proto_depIdxs = []int32{
 	12, // 6: millrace.command.v1.Command.remove_node:type_name -> millrace.command.v1.RemoveNode
 	14, // 7: millrace.command.v1.Command.set_cluster:type_name -> millrace.command.v1.SetCluster
 	13, // 8: millrace.command.v1.Command.set_drain:type_name -> millrace.command.v1.SetDrain
-	18, // 9: millrace.command.v1.PutConnector.config:type_name -> millrace.command.v1.PutConnector.ConfigEntry
-	0,  // 10: millrace.command.v1.PutConnector.initial_state:type_name -> millrace.command.v1.TargetState
-	0,  // 11: millrace.command.v1.SetTargetState.state:type_name -> millrace.command.v1.TargetState
-	6,  // 12: millrace.command.v1.PutTaskConfigs.configs:type_name -> millrace.command.v1.TaskConfig
-	19, // 13: millrace.command.v1.TaskConfig.config:type_name -> millrace.command.v1.TaskConfig.ConfigEntry
-	9,  // 14: millrace.command.v1.Assign.assignments:type_name -> millrace.command.v1.Assignment
-	7,  // 15: millrace.command.v1.Assignment.unit:type_name -> millrace.command.v1.Unit
-	20, // 16: millrace.command.v1.Node.labels:type_name -> millrace.command.v1.Node.LabelsEntry
-	10, // 17: millrace.command.v1.PutNode.node:type_name -> millrace.command.v1.Node
-	14, // 18: millrace.command.v1.Image.cluster:type_name -> millrace.command.v1.SetCluster
-	10, // 19: millrace.command.v1.Image.nodes:type_name -> millrace.command.v1.Node
-	16, // 20: millrace.command.v1.Image.connectors:type_name -> millrace.command.v1.ConnectorImage
-	17, // 21: millrace.command.v1.Image.assignments:type_name -> millrace.command.v1.AssignmentImage
-	21, // 22: millrace.command.v1.ConnectorImage.config:type_name -> millrace.command.v1.ConnectorImage.ConfigEntry
-	0,  // 23: millrace.command.v1.ConnectorImage.target_state:type_name -> millrace.command.v1.TargetState
-	6,  // 24: millrace.command.v1.ConnectorImage.task_configs:type_name -> millrace.command.v1.TaskConfig
-	7,  // 25: millrace.command.v1.AssignmentImage.unit:type_name -> millrace.command.v1.Unit
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	15, // 9: millrace.command.v1.Command.add_topics:type_name -> millrace.command.v1.AddTopics
+	16, // 10: millrace.command.v1.Command.reset_topics:type_name -> millrace.command.v1.ResetTopics
+	17, // 11: millrace.command.v1.Command.void_offsets:type_name -> millrace.command.v1.VoidOffsets
+	23, // 12: millrace.command.v1.PutConnector.config:type_name -> millrace.command.v1.PutConnector.ConfigEntry
+	0,  // 13: millrace.command.v1.PutConnector.initial_state:type_name -> millrace.command.v1.TargetState
+	0,  // 14: millrace.command.v1.SetTargetState.state:type_name -> millrace.command.v1.TargetState
+	6,  // 15: millrace.command.v1.PutTaskConfigs.configs:type_name -> millrace.command.v1.TaskConfig
+	24, // 16: millrace.command.v1.TaskConfig.config:type_name -> millrace.command.v1.TaskConfig.ConfigEntry
+	9,  // 17: millrace.command.v1.Assign.assignments:type_name -> millrace.command.v1.Assignment
+	7,  // 18: millrace.command.v1.Assignment.unit:type_name -> millrace.command.v1.Unit
+	25, // 19: millrace.command.v1.Node.labels:type_name -> millrace.command.v1.Node.LabelsEntry
+	10, // 20: millrace.command.v1.PutNode.node:type_name -> millrace.command.v1.Node
+	18, // 21: millrace.command.v1.VoidOffsets.partitions:type_name -> millrace.command.v1.TopicPartition
+	14, // 22: millrace.command.v1.Image.cluster:type_name -> millrace.command.v1.SetCluster
+	10, // 23: millrace.command.v1.Image.nodes:type_name -> millrace.command.v1.Node
+	20, // 24: millrace.command.v1.Image.connectors:type_name -> millrace.command.v1.ConnectorImage
+	22, // 25: millrace.command.v1.Image.assignments:type_name -> millrace.command.v1.AssignmentImage
+	21, // 26: millrace.command.v1.Image.voided:type_name -> millrace.command.v1.VoidedImage
+	26, // 27: millrace.command.v1.ConnectorImage.config:type_name -> millrace.command.v1.ConnectorImage.ConfigEntry
+	0,  // 28: millrace.command.v1.ConnectorImage.target_state:type_name -> millrace.command.v1.TargetState
+	6,  // 29: millrace.command.v1.ConnectorImage.task_configs:type_name -> millrace.command.v1.TaskConfig
+	18, // 30: millrace.command.v1.VoidedImage.partition:type_name -> millrace.command.v1.TopicPartition
+	7,  // 31: millrace.command.v1.AssignmentImage.unit:type_name -> millrace.command.v1.Unit
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_command_v1_command_proto_init() }
@@ -1530,6 +1916,9 @@ func file_command_v1_command_proto_init() {
 		(*Command_RemoveNode)(nil),
 		(*Command_SetCluster)(nil),
 		(*Command_SetDrain)(nil),
+		(*Command_AddTopics)(nil),
+		(*Command_ResetTopics)(nil),
+		(*Command_VoidOffsets)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1537,7 +1926,7 @@ func file_command_v1_command_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_command_v1_command_proto_rawDesc), len(file_command_v1_command_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
