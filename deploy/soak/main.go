@@ -104,11 +104,9 @@ func run(ctx context.Context, o options) (err error) {
 	defer s.lab.close()
 	var addr string
 	s.broker, s.db, addr = servers(o, s.lab)
-	for _, x := range []*server{s.broker, s.db} {
-		if err := errors.Join(x.drop(), x.up()); err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, x.drop()) }()
+	defer func() { err = errors.Join(err, s.broker.drop(), s.db.drop()) }()
+	if err := errors.Join(s.broker.drop(), s.db.drop(), s.broker.up(), s.db.up()); err != nil {
+		return err
 	}
 	defer func() {
 		if s.fleet != nil {
