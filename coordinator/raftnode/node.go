@@ -40,7 +40,7 @@ type Options struct {
 	// Mux is the cluster's port, listening.
 	Mux *Mux
 	FSM *fsm.FSM
-	// ElectionTimeout is how long followers wait for a silent leader. Default 500 ms.
+	// ElectionTimeout is how long followers wait for a silent leader. Default 600 ms.
 	ElectionTimeout time.Duration
 	Compaction      Compaction
 	Logger          *slog.Logger
@@ -84,7 +84,7 @@ type Node struct {
 // New opens the stores and starts Raft. A node whose directory is empty waits to be bootstrapped or added.
 func New(o Options) (*Node, error) {
 	if o.ElectionTimeout == 0 {
-		o.ElectionTimeout = 500 * time.Millisecond
+		o.ElectionTimeout = 600 * time.Millisecond
 	}
 	if o.Compaction == (Compaction{}) {
 		o.Compaction = DefaultCompaction()
