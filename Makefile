@@ -15,7 +15,7 @@ SERVERS := internal/testkit/servers/servers
 VENV    := $(CACHE)/venv
 PYTHON  ?= python3
 # Tests that wait for real servers, not for the processor, are most of the time: a hang must still end well before CI does.
-TIMEOUT ?= 20m
+TIMEOUT ?= 40m
 PKG     ?= ./...
 RUN     ?=
 BENCH   ?= .
@@ -35,6 +35,7 @@ test: vet ## everything that decides a merge: real MariaDB, MySQL and Kafka, rac
 	$(if $(wildcard sdk/python/pyproject.toml),$(MAKE) --no-print-directory venv)
 	$(SERVERS) install
 	MILLRACE_REQUIRE_SERVERS=1 $(SERVERS) run $(MAKE) --no-print-directory test-go test-system test-python
+	$(MAKE) --no-print-directory soak MINUTES=2 SOAK="-seed 1"
 
 .PHONY: test-short
 test-short: ## what needs no server, in about a minute
@@ -52,6 +53,15 @@ test-system: ## the demo, shorter: real processes, a kill -9, and every row comp
 .PHONY: test-compose
 test-compose: ## docker-compose.yml with four workers, one of them killed; needs a Docker engine, or root to start one
 	deploy/docker/test.sh
+
+MINUTES ?= 10
+SOAK    ?=
+.PHONY: soak
+soak: build ## faults at random on real processes for MINUTES, all of it compared at the end; SOAK='-seed 7 -only kill-leader' and the like
+	CGO_ENABLED=0 go build -o bin/soak ./deploy/soak
+	CGO_ENABLED=0 go build -o bin/maskorders ./sdk/go/examples/maskorders
+	$(SERVERS) install mysql kafka
+	bin/soak -dir $(CACHE)/soak -minutes $(MINUTES) -json $(CACHE)/soak.json $(SOAK)
 
 .PHONY: test-python
 test-python:

@@ -173,18 +173,25 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 		return err
 	}
 	var last *clusterv1.Assignments
-	for {
+	stale := changed // nil while the set has just been looked at
+	var rest <-chan time.Time
+	look := func() error {
+		stale, rest = nil, time.After(setInterval)
 		var now *clusterv1.Assignments
 		s.c.fsm.View(func(st *state.State) { now = reconcile.AssignmentsOf(st, worker) })
-		if last == nil || !sameAssignments(last, now) {
-			if !s.c.leading.Load() {
-				return s.notLeader()
-			}
-			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Assignments{Assignments: now}}); err != nil {
-				return err
-			}
-			last = now
+		if last != nil && sameAssignments(last, now) {
+			return nil
 		}
+		if !s.c.leading.Load() {
+			return s.notLeader()
+		}
+		last = now
+		return stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Assignments{Assignments: now}})
+	}
+	if err := look(); err != nil {
+		return err
+	}
+	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -196,13 +203,19 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Signal{Signal: sig}}); err != nil {
 				return err
 			}
-		case <-changed:
-			if !s.c.leading.Load() {
-				return s.notLeader()
+		case <-rest:
+			stale, rest = changed, nil
+		case <-stale:
+			if err := look(); err != nil {
+				return err
 			}
 		}
 	}
 }
+
+// setInterval is the least time between two looks at a worker's set. A thousand changes in a row, such as the creation of a thousand connectors, must not
+// make a thousand sets of a thousand tasks each.
+const setInterval = 10 * time.Millisecond
 
 func sameAssignments(a, b *clusterv1.Assignments) bool {
 	if len(a.Assignments) != len(b.Assignments) {

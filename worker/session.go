@@ -155,8 +155,9 @@ func (s *live) beat(ctx context.Context) error {
 	defer tick.Stop()
 	var seq uint64
 	s.w.status.resend()
+	progress := true
 	for {
-		h, version := s.w.status.heartbeat()
+		h, version := s.w.status.heartbeat(progress)
 		seq++
 		h.Seq = seq
 		b := beat{seq: seq, sent: time.Now(), version: version}
@@ -184,9 +185,11 @@ func (s *live) beat(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+			progress = true
 		case <-s.w.status.wake:
 			// News come in bursts: a moment's wait sends them together.
-			time.Sleep(time.Millisecond)
+			time.Sleep(5 * time.Millisecond)
+			progress = false
 		}
 	}
 }

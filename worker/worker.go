@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -48,6 +49,7 @@ type Options struct {
 // Worker is one worker.
 type Worker struct {
 	opts    Options
+	offsets *kafka.OffsetReader
 	born    time.Time
 	client  *clusterclient.Client
 	lease   *runner.Lease
@@ -104,7 +106,7 @@ func New(o Options) (*Worker, error) {
 	return &Worker{
 		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.Dial), lease: runner.NewLease(o.Faults), status: newStatuses(),
 		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
-		signals: map[unitKey]*runner.Signals{},
+		signals: map[unitKey]*runner.Signals{}, offsets: &kafka.OffsetReader{},
 	}, nil
 }
 
@@ -392,7 +394,8 @@ type statuses struct {
 	acked    uint64
 	byUnit   map[unitKey]entry
 	progress map[unitKey]*runner.Progress
-	planned  map[string]*clusterv1.Planned
+	said     map[unitKey]*clusterv1.Progress // in this session, last
+	planned  map[string]planned
 	answers  []answer
 	draining bool
 	leaving  bool
@@ -410,10 +413,16 @@ type entry struct {
 	version uint64
 }
 
+// planned is what a planning half has answered.
+type planned struct {
+	p       *clusterv1.Planned
+	version uint64
+}
+
 func newStatuses() *statuses {
 	return &statuses{
 		left: make(chan struct{}), wake: make(chan struct{}, 1), byUnit: map[unitKey]entry{}, progress: map[unitKey]*runner.Progress{},
-		planned: map[string]*clusterv1.Planned{},
+		planned: map[string]planned{}, said: map[unitKey]*clusterv1.Progress{},
 	}
 }
 
@@ -457,6 +466,7 @@ func (s *statuses) track(k unitKey, p *runner.Progress) {
 	defer s.mu.Unlock()
 	if p == nil {
 		delete(s.progress, k)
+		delete(s.said, k)
 		return
 	}
 	s.progress[k] = p
@@ -469,7 +479,8 @@ func (s *statuses) plan(connector string, p *clusterv1.Planned) {
 		delete(s.planned, connector)
 		return
 	}
-	s.planned[connector] = p
+	s.version++
+	s.planned[connector] = planned{p, s.version}
 	s.poke()
 }
 
@@ -500,6 +511,7 @@ func (s *statuses) resend() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.acked = 0
+	clear(s.said)
 }
 
 // confirm notes that the leader has all up to version.
@@ -510,38 +522,40 @@ func (s *statuses) confirm(version uint64) {
 	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.version <= version })
 }
 
-// heartbeat builds one that says what the leader has not confirmed yet, and returns the version that its answer will confirm. Progress
-// of running tasks is in every one.
-func (s *statuses) heartbeat() (*clusterv1.Heartbeat, uint64) {
+// heartbeat builds one that says what the leader has not confirmed yet, and returns the version that its answer will confirm. One with progress
+// also says how far tasks are, those that have got further since it was last said.
+func (s *statuses) heartbeat(progress bool) (*clusterv1.Heartbeat, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := &clusterv1.Heartbeat{Draining: s.draining, Leaving: s.leaving}
 	keys := slices.SortedFunc(maps.Keys(s.byUnit), func(a, b unitKey) int {
-		if a.connector != b.connector {
-			if a.connector < b.connector {
-				return -1
-			}
-			return 1
-		}
-		return int(a.task) - int(b.task)
+		return cmp.Or(cmp.Compare(a.connector, b.connector), cmp.Compare(a.task, b.task))
 	})
 	for _, k := range keys {
-		e := s.byUnit[k]
-		p := s.progress[k]
-		if e.version <= s.acked && p == nil {
-			if e.s.State == clusterv1.State_STATE_UNASSIGNED {
-				delete(s.byUnit, k) // confirmed, and over
-			}
+		e, p := s.byUnit[k], s.progress[k]
+		news := e.version > s.acked
+		if !news && p == nil && e.s.State == clusterv1.State_STATE_UNASSIGNED {
+			delete(s.byUnit, k) // confirmed, and over
+		}
+		if !news && (p == nil || !progress) {
 			continue
 		}
-		st := proto.CloneOf(e.s)
+		var now *clusterv1.Progress
 		if p != nil {
-			st.Progress = p.Message()
+			now = p.Message()
+			if !news && proto.Equal(now, s.said[k]) {
+				continue
+			}
+			s.said[k] = now
 		}
+		st := proto.CloneOf(e.s)
+		st.Progress = now
 		h.Statuses = append(h.Statuses, st)
 	}
 	for _, c := range slices.Sorted(maps.Keys(s.planned)) {
-		h.Planned = append(h.Planned, s.planned[c])
+		if p := s.planned[c]; p.version > s.acked {
+			h.Planned = append(h.Planned, p.p)
+		}
 	}
 	for _, a := range s.answers {
 		h.Signals = append(h.Signals, a.r)

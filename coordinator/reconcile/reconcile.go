@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/millrace/millrace/coordinator/assign"
 	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/coordinator/session"
@@ -123,16 +125,25 @@ func (l *Loop) plans(ctx context.Context) (bool, error) {
 		}
 	})
 	l.Sessions.Forget(func(name string) bool { return names[name] })
+	// Side by side, so that Raft stores many with one write.
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(64)
 	for _, cmd := range cmds {
-		r, err := l.Raft.Propose(ctx, &commandv1.Command{
-			ProposedUnixMs: time.Now().UnixMilli(), Kind: &commandv1.Command_PutTaskConfigs{PutTaskConfigs: cmd},
+		g.Go(func() error {
+			r, err := l.Raft.Propose(ctx, &commandv1.Command{
+				ProposedUnixMs: time.Now().UnixMilli(), Kind: &commandv1.Command_PutTaskConfigs{PutTaskConfigs: cmd},
+			})
+			if err != nil {
+				return fmt.Errorf("store task configs of %s: %w", cmd.Connector, err)
+			}
+			if r.Err == nil {
+				l.Logger.Info("connector planned", "connector", cmd.Connector, "tasks", len(cmd.Configs))
+			}
+			return nil
 		})
-		if err != nil {
-			return false, fmt.Errorf("store task configs of %s: %w", cmd.Connector, err)
-		}
-		if r.Err == nil {
-			l.Logger.Info("connector planned", "connector", cmd.Connector, "tasks", len(cmd.Configs))
-		}
+	}
+	if err := g.Wait(); err != nil {
+		return false, err
 	}
 	return len(cmds) > 0, nil
 }

@@ -27,10 +27,13 @@ type Timing struct {
 	Heartbeat time.Duration
 }
 
-// DefaultTiming moves a dead worker's tasks after 2.25 s, and survives an election in between heartbeats.
-func DefaultTiming() Timing {
-	return Timing{Lease: 2 * time.Second, Margin: 250 * time.Millisecond, Heartbeat: 300 * time.Millisecond}
+// NewTiming makes a Timing whose margin is an eighth of the lease: clocks may differ in speed by so much.
+func NewTiming(lease, heartbeat time.Duration) Timing {
+	return Timing{Lease: lease, Margin: lease / 8, Heartbeat: heartbeat}
 }
+
+// DefaultTiming moves a dead worker's tasks after 1.7 s, and survives an election in between heartbeats.
+func DefaultTiming() Timing { return NewTiming(1500*time.Millisecond, 200*time.Millisecond) }
 
 // Registry knows the workers of this leadership.
 type Registry struct {

@@ -130,6 +130,30 @@ func TestJoining(t *testing.T) {
 	})
 }
 
+// A worker whose lease was over has lost its units, though its process is the same, and joins anew. One that only opens a new session has not.
+func TestJoinsAfterLostLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		timing := DefaultTiming()
+		r := New(timing, func() {})
+		r.Lead()
+		old := hello("w", "b")
+		old.UpMs = time.Hour.Milliseconds()
+		for _, step := range []struct {
+			away time.Duration
+			want bool
+		}{
+			{0, false}, {timing.Lease + timing.Margin - 1, false}, {timing.Lease + timing.Margin, true},
+		} {
+			time.Sleep(step.away)
+			r.Hello(old)
+			if got := r.Workers()[0].Joining; got != step.want {
+				t.Errorf("away for %v: joining %v, want %v", step.away, got, step.want)
+			}
+		}
+	})
+}
+
 // A worker that is about to end, and one that has said that it does.
 func TestDrainingAndLeaving(t *testing.T) {
 	t.Parallel()

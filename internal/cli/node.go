@@ -205,7 +205,7 @@ func (n *node) newCoordinator(isWorker, embeddedBroker bool) error {
 		MovesMax: int(n.v.Int(config.NodeMoves)), Compaction: raftnode.Compaction{
 			Entries: uint64(n.v.Int(config.NodeSnapEntries)), Interval: n.v.Duration(config.NodeSnapInterval), Trailing: uint64(n.v.Int(config.NodeTrailing)),
 		},
-		Timing:          session.Timing{Lease: n.v.Duration(config.NodeLease), Margin: 250 * time.Millisecond, Heartbeat: n.v.Duration(config.NodeHeartbeat)},
+		Timing:          session.NewTiming(n.v.Duration(config.NodeLease), n.v.Duration(config.NodeHeartbeat)),
 		ElectionTimeout: n.v.Duration(config.NodeElection), Logger: n.log.With("component", "coordinator"),
 	})
 	return err

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/millrace/millrace/internal/api"
+	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/ledger"
 )
@@ -43,6 +44,7 @@ func newVerifyCommand(c *client) *cobra.Command {
 			return c.showAudit(cmd, r)
 		},
 	}
+	addFlags(topic.Flags(), config.KafkaClient())
 	topic.Flags().StringSliceVar(&brokers, "brokers", nil, "Kafka brokers. Empty: the cluster's.")
 	topic.Flags().StringVar(&book, "ledger", ledger.Topic, "Topic of the ledger.")
 	cmd.AddCommand(topic)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -306,7 +307,32 @@ func TestSourceOffsets(t *testing.T) {
 		if got, err := kafka.ReadOffset(ctx, c, name, "c2", part); err != nil || got != nil {
 			t.Errorf("another connector's offset: %v, %v", got, err)
 		}
+		sharedReads(ctx, t, c, a, p, name)
 	})
+}
+
+// Many readers at a time: each sees what was committed before it asked, whoever it shares a read with.
+func sharedReads(ctx context.Context, t *testing.T, c kafka.Config, a *kafka.Admin, p *kafka.Producer, topic string) {
+	var r kafka.OffsetReader
+	var readers sync.WaitGroup
+	for i := range 100 {
+		connector := fmt.Sprintf("many%d", i%40)
+		part := map[string]any{"i": i}
+		key, _ := kafka.OffsetKey(connector, part)
+		val, _ := kafka.OffsetValue(map[string]any{"pos": i})
+		if err := p.Send(ctx, []kafka.Message{{Topic: topic, Partition: -1, Key: key, Value: val}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+		readers.Go(func() {
+			if got, err := r.Read(ctx, c, a, topic, connector, part); err != nil || fmt.Sprint(got["pos"]) != fmt.Sprint(i) {
+				t.Errorf("offset of %s %v: %v, %v", connector, part, got, err)
+			}
+		})
+	}
+	readers.Wait()
 }
 
 // With and without what the ledger wants to know.

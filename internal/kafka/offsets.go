@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -46,29 +48,64 @@ func compactJSON(v any) ([]byte, error) {
 // the topic that holds the key, to its end, committed records only: when a transaction of another task is open there it
 // waits until that is decided. Numbers come as json.Number.
 func ReadOffset(ctx context.Context, c Config, topic, connector string, partition map[string]any) (map[string]any, error) {
-	key, err := OffsetKey(connector, partition)
-	if err != nil {
-		return nil, err
-	}
 	a, err := NewAdmin(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	defer a.Close()
+	return new(OffsetReader).Read(ctx, c, a, topic, connector, partition)
+}
+
+// OffsetReader reads source offsets for many tasks. Those that ask while their partition is being read share its next read, so that a thousand tasks
+// that start together read each partition a few times and not a thousand times. It keeps nothing: a read begins after all of its askers have asked, and so
+// after each of them has fenced the older owner (I3). The zero value is ready; safe for concurrent use.
+type OffsetReader struct {
+	mu    sync.Mutex // guards: all below
+	reads map[offsetSource]*offsetReads
+}
+
+// offsetSource is a partition of certain brokers.
+type offsetSource struct {
+	brokers, user string
+	TopicPartition
+}
+
+// offsetReads are the reads of a partition: one that runs, if any, and the one after it.
+type offsetReads struct {
+	running bool
+	next    *offsetRead
+}
+
+// offsetRead is one read. Values and err are set when done is closed.
+type offsetRead struct {
+	keys   map[string]bool
+	values map[string][]byte
+	err    error
+	done   chan struct{}
+}
+
+// readLimit is how long a shared read may take: longer than a transaction that nobody ends stays open.
+const readLimit = 2 * time.Minute
+
+// Read returns the stored offset of one source partition, as ReadOffset.
+func (r *OffsetReader) Read(ctx context.Context, c Config, a *Admin, topic, connector string, partition map[string]any) (map[string]any, error) {
+	key, err := OffsetKey(connector, partition)
+	if err != nil {
+		return nil, err
+	}
 	n, err := a.Partitions(ctx, topic)
 	if err != nil {
 		return nil, fmt.Errorf("read source offset from %s: %w", topic, err)
 	}
-	tp := TopicPartition{topic, PartitionOf(key, n)}
-	var found []byte
-	err = ReadToEnd(ctx, c, a, topic, []int32{tp.Partition}, func(m Fetched) error {
-		if sameKey(m.Key, key) {
-			found = m.Value
-		}
-		return nil
-	})
-	if err != nil || found == nil {
-		return nil, err
+	read := r.join(c, TopicPartition{topic, PartitionOf(key, n)}, key) //nolint:contextcheck // a read that is shared outlives the one who asked first
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-read.done:
+	}
+	found := read.values[string(key)]
+	if read.err != nil || found == nil {
+		return nil, read.err
 	}
 	var position map[string]any
 	if err := decodeNumbers(found, &position); err != nil {
@@ -77,17 +114,77 @@ func ReadOffset(ctx context.Context, c Config, topic, connector string, partitio
 	return position, nil
 }
 
-// sameKey compares keys as JSON, so that another writer's order of members does not matter.
-func sameKey(a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
+// join adds a key to the next read, and sees to it that there will be one.
+func (r *OffsetReader) join(c Config, tp TopicPartition, key []byte) *offsetRead {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := offsetSource{strings.Join(c.Brokers, ","), c.Login.User, tp}
+	if r.reads == nil {
+		r.reads = map[offsetSource]*offsetReads{}
+	}
+	reads := r.reads[at]
+	if reads == nil {
+		reads = &offsetReads{}
+		r.reads[at] = reads
+	}
+	if reads.next == nil {
+		reads.next = &offsetRead{keys: map[string]bool{}, done: make(chan struct{})}
+	}
+	reads.next.keys[string(key)] = true
+	if !reads.running {
+		reads.running = true
+		go r.serve(c, at)
+	}
+	return reads.next // set before serve can take it: it needs the lock
+}
+
+// serve reads until nobody asks any more.
+func (r *OffsetReader) serve(c Config, at offsetSource) {
+	for {
+		r.mu.Lock()
+		read := r.reads[at].next
+		r.reads[at].next = nil
+		if read == nil {
+			delete(r.reads, at)
+			r.mu.Unlock()
+			return
+		}
+		r.mu.Unlock()
+		ctx, cancel := context.WithTimeout(context.Background(), readLimit)
+		read.values, read.err = readKeys(ctx, c, at.TopicPartition, read.keys)
+		cancel()
+		close(read.done)
+	}
+}
+
+// readKeys returns the last values of keys in a partition, without those that have none.
+func readKeys(ctx context.Context, c Config, tp TopicPartition, keys map[string]bool) (map[string][]byte, error) {
+	a, err := NewAdmin(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	found := map[string][]byte{}
+	err = ReadToEnd(ctx, c, a, tp.Topic, []int32{tp.Partition}, func(m Fetched) error {
+		if key, ok := canonical(m.Key, keys); ok {
+			found[key] = bytes.Clone(m.Value)
+		}
+		return nil
+	})
+	return found, err
+}
+
+// canonical is a stored key as this package writes it, if it is wanted. Keys are compared as JSON: another writer may order members otherwise.
+func canonical(stored []byte, wanted map[string]bool) (string, bool) {
+	if wanted[string(stored)] {
+		return string(stored), true
 	}
 	var x any
-	if json.Unmarshal(a, &x) != nil {
-		return false
+	if json.Unmarshal(stored, &x) != nil {
+		return "", false
 	}
 	c, err := compactJSON(x)
-	return err == nil && bytes.Equal(c, b)
+	return string(c), err == nil && wanted[string(c)]
 }
 
 // ReadToEnd calls each for the committed records of the given partitions (nil: all), from their start to where they ended at the call.

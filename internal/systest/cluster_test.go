@@ -416,5 +416,5 @@ func TestRestoreIntoFreshCluster(t *testing.T) {
 		t.Fatal(writeErr)
 	}
 	once(ctx, t, broker, topic, s, from)
-	testkit.Eventually(t, time.Minute, "the sink's table equals the source's", func() error { return tablesEqual(ctx, db, name, copyName) })
+	testkit.Eventually(t, time.Minute, "the sink's table equals the source's", func() error { return shop.TablesEqual(ctx, db, name, copyName) })
 }

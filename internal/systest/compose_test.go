@@ -75,7 +75,7 @@ func TestCompose(t *testing.T) {
 	if writeErr != nil {
 		t.Fatal(writeErr)
 	}
-	testkit.Eventually(t, time.Minute, "the sink's table equals the source's", func() error { return tablesEqual(ctx, db, name, copyName) })
+	testkit.Eventually(t, time.Minute, "the sink's table equals the source's", func() error { return shop.TablesEqual(ctx, db, name, copyName) })
 	events, n, err := shop.ReadTopic(ctx, []string{broker}, topic)
 	if err != nil {
 		t.Fatal(err)

@@ -213,7 +213,7 @@ func TestBrokerAway(t *testing.T) {
 	if err := <-written; err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, time.Minute, "the sink's table equals the source's", func() error { return tablesEqual(ctx, db, name, copyName) })
+	testkit.Eventually(t, time.Minute, "the sink's table equals the source's", func() error { return shop.TablesEqual(ctx, db, name, copyName) })
 	events, n, err := shop.ReadTopic(ctx, info.Brokers, "away."+name+".orders")
 	if err != nil {
 		t.Fatal(err)

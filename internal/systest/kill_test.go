@@ -2,7 +2,6 @@ package systest
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -112,7 +111,7 @@ func throughKills(t *testing.T, server testkit.Server, broker string) {
 	t.Logf("%d changes were made", s.Changes())
 	cluster = fleet.Cluster{Client: api.NewClient(f.Nodes[0].REST)}
 	began = time.Now()
-	testkit.Eventually(t, 2*time.Minute, "the sink's table equals the source's", func() error { return tablesEqual(ctx, db, name, copyName) })
+	testkit.Eventually(t, 2*time.Minute, "the sink's table equals the source's", func() error { return shop.TablesEqual(ctx, db, name, copyName) })
 	t.Logf("equal %v after the last change", time.Since(began).Round(100*time.Millisecond))
 	for _, check := range []string{topic, masked} {
 		testkit.Eventually(t, time.Minute, "topic "+check+" holds each change once", func() error {
@@ -187,27 +186,4 @@ func killOne(ctx context.Context, t *testing.T, f *fleet.Fleet, c fleet.Cluster,
 	if err := victim.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// tablesEqual compares the tables row by row and value by value, in the server.
-func tablesEqual(ctx context.Context, db *sql.DB, a, b string) error {
-	var same []string
-	for _, c := range []string{"id", "customer_id", "email", "phone", "status", "quantity", "unit_price", "note", "created_at", "updated_at", "seq"} {
-		same = append(same, fmt.Sprintf("BINARY x.%s <=> BINARY y.%s", c, c))
-	}
-	var na, nb, differ int
-	if err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM "+a+".orders").Scan(&na); err != nil {
-		return err
-	}
-	if err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM "+b+".orders").Scan(&nb); err != nil {
-		return err
-	}
-	q := fmt.Sprintf("SELECT COUNT(*) FROM %s.orders x LEFT JOIN %s.orders y ON x.id=y.id WHERE y.id IS NULL OR NOT (%s)", a, b, strings.Join(same, " AND "))
-	if err := db.QueryRowContext(ctx, q).Scan(&differ); err != nil {
-		return err
-	}
-	if na != nb || differ > 0 {
-		return fmt.Errorf("source has %d rows, sink %d; %d are missing or differ", na, nb, differ)
-	}
-	return nil
 }

@@ -86,11 +86,13 @@ type Deps struct {
 	Kafka        kafka.Config
 	ClusterID    string
 	OffsetsTopic string
-	Lease        *Lease
-	Gate         *Gate
-	Progress     *Progress
-	Signals      *Signals
-	Logger       *slog.Logger
+	// Offsets reads source offsets, for all tasks of the worker.
+	Offsets  *kafka.OffsetReader
+	Lease    *Lease
+	Gate     *Gate
+	Progress *Progress
+	Signals  *Signals
+	Logger   *slog.Logger
 
 	Connector   string
 	Task, Tasks int

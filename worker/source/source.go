@@ -73,7 +73,7 @@ func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, de
 			Connector: d.Connector, Task: d.Task, Tasks: d.Tasks, Epoch: d.Epoch, Config: d.Config, Logger: d.Logger, Report: d.Progress.Report,
 		},
 		Offset: func(ctx context.Context, partition map[string]any) (map[string]any, error) {
-			return kafka.ReadOffset(ctx, d.Kafka, offsets, d.Connector, partition)
+			return d.Offsets.Read(ctx, d.Kafka, admin, offsets, d.Connector, partition)
 		},
 	}
 	connected()

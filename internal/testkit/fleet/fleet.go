@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,9 @@ type Fleet struct {
 	Env []string
 	// HTTPS, if set, is what calls REST, which then has TLS by Args.
 	HTTPS *http.Client
+	// Place, if set, is where a node lives: its own address, and the words before its command line that take it there, such as those that
+	// enter a network namespace.
+	Place func(id string) (addr string, enter []string)
 	Nodes []*Node
 }
 
@@ -37,6 +41,7 @@ type Node struct {
 	ID      string
 	REST    string // http://host:port
 	Cluster string // host:port
+	enter   []string
 	args    []string
 	fleet   *Fleet
 	cmd     *exec.Cmd
@@ -83,19 +88,26 @@ func (f *Fleet) Add(id string, args ...string) (*Node, error) {
 }
 
 func (f *Fleet) node(id string) (*Node, error) {
-	rest, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	cluster, err := freePort()
-	if err != nil {
-		return nil, err
+	var rest, cluster string
+	var enter []string
+	if f.Place != nil {
+		var addr string
+		addr, enter = f.Place(id)
+		rest, cluster = net.JoinHostPort(addr, "8083"), net.JoinHostPort(addr, "8084")
+	} else {
+		var err error
+		if rest, err = freePort(); err != nil {
+			return nil, err
+		}
+		if cluster, err = freePort(); err != nil {
+			return nil, err
+		}
 	}
 	scheme := "http://"
 	if f.HTTPS != nil {
 		scheme = "https://"
 	}
-	n := &Node{ID: id, REST: scheme + rest, Cluster: cluster, fleet: f}
+	n := &Node{ID: id, REST: scheme + rest, Cluster: cluster, enter: enter, fleet: f}
 	n.args = append([]string{"node", "--id", id, "--data", filepath.Join(f.Dir, id), "--rest", rest, "--cluster", cluster}, f.Args...)
 	f.Nodes = append(f.Nodes, n)
 	return n, nil
@@ -111,7 +123,8 @@ func (n *Node) Start() error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(n.fleet.Bin, n.args...)
+	words := slices.Concat(n.enter, []string{n.fleet.Bin}, n.args)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.fleet.Env...)
 	// The node dies with the test that started it, however that ends.

@@ -3,8 +3,10 @@ package shop
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -55,6 +57,8 @@ type Made struct {
 type Shop struct {
 	// Committed, if set before Write, is called with the changes of each transaction right after its commit.
 	Committed func(made []Made)
+	// Outlive, if set before Write: the writers go on when the server was away, and look what became of what they were at.
+	Outlive bool
 
 	db  *sql.DB
 	seq atomic.Uint64
@@ -116,7 +120,8 @@ func rowValues(rng *rand.Rand) []any {
 }
 
 // Write makes about rate changes a second until ctx ends, on several connections. It returns the first error that is no
-// end of ctx. Every change that was committed is in History; one whose outcome is not known ends the run with an error.
+// end of ctx. Every change that was committed is in History; one whose outcome is not known
+// ends the run with an error, unless Outlive is set.
 func (s *Shop) Write(ctx context.Context, rate int) error {
 	const writers = 4
 	errs := make(chan error, writers)
@@ -161,81 +166,114 @@ func (s *Shop) writeSome(ctx context.Context, worker, workers int, every time.Du
 		if behind := time.Since(next); behind > time.Second {
 			next = time.Now()
 		}
-		if err := s.transaction(rng, n, worker, workers, &mine, &fresh); err != nil {
+		made, err := s.transaction(rng, n, worker, workers, mine, &fresh)
+		if err != nil && s.Outlive {
+			made, err = s.outlive(made)
+		} else if err == nil && s.Committed != nil {
+			s.Committed(made)
+		}
+		if err != nil {
 			return err
 		}
+		mine = s.remember(made, mine)
 	}
 	return nil
 }
 
-func (s *Shop) transaction(rng *rand.Rand, n, worker, workers int, mine *[]uint64, fresh *uint64) error {
+// transaction makes changes and commits them. With an error, made is what may have been committed: empty where nothing can have been.
+func (s *Shop) transaction(rng *rand.Rand, n, worker, workers int, mine []uint64, fresh *uint64) (made []Made, err error) {
 	// The transaction is not bound to the caller's ctx: it ends by itself, so that its outcome is known.
 	tx, err := s.db.Begin()
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return nil, fmt.Errorf("begin: %w", err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	var made []Made
 	touched := map[uint64]bool{}
 	for range n {
 		seq := s.seq.Add(1)
 		kind := rng.IntN(10)
-		switch {
-		case kind < 3 || len(*mine) < 10:
+		if kind < 3 || len(mine) < 10 {
 			*fresh++
 			// New ids lie far above the seeded ones and keep the author's remainder.
 			id := (1_000_000_000+*fresh)*uint64(workers) + uint64(worker)
 			args := append(append([]any{id}, rowValues(rng)...), seq)
 			if _, err := tx.Exec("INSERT INTO orders (id,customer_id,email,phone,status,quantity,unit_price,note,created_at,seq) VALUES (?,?,?,?,?,?,?,?,?,?)", args...); err != nil {
-				return fmt.Errorf("insert: %w", err)
+				return nil, fmt.Errorf("insert: %w", err)
 			}
 			touched[id] = true
 			made = append(made, Made{Change{id, Insert, seq}, seq})
-		case kind < 9:
-			id := (*mine)[rng.IntN(len(*mine))]
-			if touched[id] {
-				continue
-			}
-			touched[id] = true
+			continue
+		}
+		id := mine[rng.IntN(len(mine))]
+		if touched[id] {
+			continue
+		}
+		touched[id] = true
+		if kind < 9 {
 			if _, err := tx.Exec("UPDATE orders SET status=?, quantity=?, note=?, seq=? WHERE id=?", statuses[rng.IntN(len(statuses))], 1+rng.IntN(9), notes[rng.IntN(len(notes))], seq, id); err != nil {
-				return fmt.Errorf("update: %w", err)
+				return nil, fmt.Errorf("update: %w", err)
 			}
 			made = append(made, Made{Change{id, Update, seq}, seq})
-		default:
-			at := rng.IntN(len(*mine))
-			id := (*mine)[at]
-			if touched[id] {
-				continue
-			}
-			touched[id] = true
-			if _, err := tx.Exec("DELETE FROM orders WHERE id=?", id); err != nil {
-				return fmt.Errorf("delete: %w", err)
-			}
-			(*mine)[at] = (*mine)[len(*mine)-1]
-			*mine = (*mine)[:len(*mine)-1]
-			made = append(made, Made{Change{id, Delete, 0}, seq})
+			continue
 		}
+		if _, err := tx.Exec("DELETE FROM orders WHERE id=?", id); err != nil {
+			return nil, fmt.Errorf("delete: %w", err)
+		}
+		made = append(made, Made{Change{id, Delete, 0}, seq})
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit, outcome not known: %w", err)
+		return made, fmt.Errorf("commit, outcome not known: %w", err)
 	}
-	if s.Committed != nil {
-		s.Committed(made)
+	return made, nil
+}
+
+// outlive finds out what became of a transaction that ended with an error, once the server answers again. It returns what was committed: all of made or nothing.
+func (s *Shop) outlive(made []Made) ([]Made, error) {
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if len(made) == 0 {
+			return nil, nil
+		}
+		last := made[len(made)-1]
+		var seq uint64
+		// The row's only author is waiting here. FOR UPDATE waits for the transaction, should the server still be at work on it.
+		err := s.db.QueryRow("SELECT seq FROM orders WHERE id=? FOR UPDATE", last.ID).Scan(&seq)
+		gone := errors.Is(err, sql.ErrNoRows)
+		switch {
+		case err != nil && !gone && time.Since(began) > outliveLimit:
+			return nil, fmt.Errorf("find out whether a change was committed: %w", err)
+		case err != nil && !gone:
+			continue
+		case last.Op == Delete && gone, last.Op != Delete && !gone && seq == last.Seq:
+			return made, nil
+		default:
+			return nil, nil
+		}
 	}
+}
+
+// outliveLimit is how long a server may be away.
+const outliveLimit = 2 * time.Minute
+
+// remember writes down what was committed, and returns the author's rows after it.
+func (s *Shop) remember(made []Made, mine []uint64) []uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range made {
 		h := s.history[c.ID]
-		if c.Op == Delete {
+		switch c.Op {
+		case Delete:
 			c.Seq = h[len(h)-1].Seq
-		}
-		if c.Op == Insert {
-			*mine = append(*mine, c.ID)
+			at := slices.Index(mine, c.ID)
+			mine[at] = mine[len(mine)-1]
+			mine = mine[:len(mine)-1]
+		case Insert:
+			mine = append(mine, c.ID)
+		case Update:
 		}
 		s.history[c.ID] = append(h, c)
 	}
 	s.changes += len(made)
-	return nil
+	return mine
 }
 
 // Seq returns the number of the newest change: those made from now on have larger ones.
