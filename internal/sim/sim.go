@@ -102,7 +102,7 @@ func Run(ctx context.Context, o Options) *Report {
 // live starts the cluster, breaks it, mends it and looks at what it did.
 func (r *run) live(ctx context.Context, report *Report) {
 	for _, n := range r.nodes {
-		n.start()
+		n.start() //nolint:contextcheck // a process ends when it is stopped or killed, not with the run's context
 	}
 	observing, stop := context.WithCancel(ctx)
 	var watching sync.WaitGroup

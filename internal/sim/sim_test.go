@@ -19,13 +19,9 @@ var (
 	verbose = flag.Bool("sim.log", false, "show what the nodes log")
 )
 
-// one runs a seed in a bubble. Only when asked to: now and then a bubble's time stands still, why is not known yet, and such a test would
-// not end.
+// one runs a seed in a bubble.
 func one(t *testing.T, seed uint64, f runner.Faults) (r *Report) {
 	t.Helper()
-	if *seeds == 0 {
-		t.Skip("the simulation runs with make sim")
-	}
 	var log slog.Handler = slog.DiscardHandler
 	if *verbose {
 		log = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
@@ -41,11 +37,17 @@ func story(r *Report) string {
 	return fmt.Sprintf("%s\n\n%s", strings.Join(r.Violations, "\n"), strings.Join(r.Notes, "\n"))
 }
 
+// asked skips unless the simulation is asked for: now and then a bubble's time stands still, why is not known yet, and such a test would not end.
+func asked(t *testing.T) {
+	t.Helper()
+	if *seeds == 0 {
+		t.Skip("the simulation runs when asked to, with make sim: now and then its time stands still, and the test would not end")
+	}
+}
+
 // Whatever fails in the network, on disks and of processes: the promises hold, and the cluster is well again when all is mended.
 func TestSeeds(t *testing.T) {
-	if *seeds == 0 {
-		t.Skip("the simulation runs with make sim")
-	}
+	asked(t)
 	began := time.Now()
 	faults := map[string]int{}
 	var slowest time.Duration
@@ -67,6 +69,7 @@ func TestSeeds(t *testing.T) {
 
 // The checks see what they are for: a worker that is broken on purpose is caught. Without this a check that looks at nothing would pass too.
 func TestMutants(t *testing.T) {
+	asked(t)
 	const within = 200
 	for name, m := range map[string]struct {
 		faults runner.Faults
