@@ -41,6 +41,11 @@ type Plugin struct {
 	// JSONConverter is the converter that Kafka Connect's class JsonConverter stands for; empty: json.
 	JSONConverter string
 
+	// Rows, of a sink, asks for change events where values are plain rows too: structs or JSON objects, with the record's key as the
+	// primary key, and tombstones as their deletes. The table of such an event is the last part of its topic's name. The key of a
+	// delete that was a tombstone is in Table.MessageKey: it need not be the table's own.
+	Rows bool
+
 	// Validate looks at what the spec alone can't: does the server answer, are the privileges there. It gets a config whose
 	// keys parse, and must return when ctx ends. Optional.
 	Validate func(ctx context.Context, config map[string]string) []configdef.Problem
