@@ -50,6 +50,11 @@ type Plugin struct {
 	// keys parse, and must return when ctx ends. Optional.
 	Validate func(ctx context.Context, config map[string]string) []configdef.Problem
 
+	// Diagnose looks for what Validate lets pass and people should know before it hurts: logs that are kept for a short time, tables
+	// without a key. It is for a person who asks (millrace doctor source), gets a config that Validate found good, with secrets resolved,
+	// and must return when ctx ends. Optional.
+	Diagnose func(ctx context.Context, config map[string]string) ([]Diagnosis, error)
+
 	// Plan splits the connector into at most maxTasks task configs. It is called on a worker with secrets resolved, may
 	// talk to the source, and must return when ctx ends. What it returns is stored, so it must pass references, not
 	// secrets: it gets the raw config too and builds on that. nil means: one task for sources, maxTasks for others, each
@@ -64,6 +69,9 @@ type Plugin struct {
 	NewSource func() SourceTask
 	NewSink   func() SinkTask
 }
+
+// Diagnosis is something in the system that a connector connects to that is not as it should be, and the way out.
+type Diagnosis struct{ Message, Fix string }
 
 // PlanRequest is what Plan works on.
 type PlanRequest struct {

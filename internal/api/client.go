@@ -93,12 +93,7 @@ func (c *Client) Expanded(ctx context.Context) (out map[string]Expanded, err err
 
 // Create makes a connector.
 func (c *Client) Create(ctx context.Context, name string, config map[string]string) (out *ConnectorInfo, err error) {
-	in := CreateConnector{Name: name, Config: GivenConfig{}}
-	for k, v := range config {
-		in.Config[k] = v
-	}
-	err = c.Do(ctx, http.MethodPost, "/connectors", in, &out)
-	return out, err
+	return c.CreateIn(ctx, "", name, config)
 }
 
 // Get describes a connector.
