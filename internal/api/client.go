@@ -157,6 +157,17 @@ func (c *Client) Restart(ctx context.Context, name string, includeTasks, onlyFai
 	return c.Do(ctx, http.MethodPost, at(name, fmt.Sprintf("/restart?includeTasks=%v&onlyFailed=%v", includeTasks, onlyFailed)), nil, nil)
 }
 
+// Offsets returns what a connector has stored of its progress.
+func (c *Client) Offsets(ctx context.Context, name string) (out *Offsets, err error) {
+	err = c.Do(ctx, http.MethodGet, at(name, "/offsets"), nil, &out)
+	return out, err
+}
+
+// AlterOffsets changes offsets of a stopped connector; those of partitions that are not named stay.
+func (c *Client) AlterOffsets(ctx context.Context, name string, in Offsets) error {
+	return c.Do(ctx, http.MethodPatch, at(name, "/offsets"), in, nil)
+}
+
 // Signal asks a connector's tasks for something, such as to read tables anew.
 func (c *Client) Signal(ctx context.Context, name string, s Signal) error {
 	return c.Do(ctx, http.MethodPost, "/millrace/v1/connectors/"+url.PathEscape(name)+"/signals", s, nil)

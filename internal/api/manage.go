@@ -23,14 +23,14 @@ func (c *Client) PatchConfig(ctx context.Context, name string, patch map[string]
 	return out, err
 }
 
-// Offsets returns a connector's offsets as the server wrote them: numbers beyond 2^53 keep their digits.
-func (c *Client) Offsets(ctx context.Context, name string) (out json.RawMessage, err error) {
+// OffsetsJSON returns a connector's offsets as the server wrote them: numbers beyond 2^53 keep their digits.
+func (c *Client) OffsetsJSON(ctx context.Context, name string) (out json.RawMessage, err error) {
 	err = c.Do(ctx, http.MethodGet, at(name, "/offsets"), nil, &out)
 	return out, err
 }
 
-// AlterOffsets changes offsets of a stopped connector. offsets is JSON in the form that Offsets returns.
-func (c *Client) AlterOffsets(ctx context.Context, name string, offsets json.RawMessage) (out *Message, err error) {
+// AlterOffsetsJSON changes offsets of a stopped connector. offsets is JSON in the form that Offsets returns.
+func (c *Client) AlterOffsetsJSON(ctx context.Context, name string, offsets json.RawMessage) (out *Message, err error) {
 	err = c.Do(ctx, http.MethodPatch, at(name, "/offsets"), offsets, &out)
 	return out, err
 }

@@ -158,7 +158,7 @@ func (c *client) patch(cmd *cobra.Command, name string, before, after map[string
 func offsetsCommand(c *client) *cobra.Command {
 	cmd := &cobra.Command{Use: "offsets", Short: "Read, set or forget a connector's offsets"}
 	get := &cobra.Command{Use: "get NAME", Short: "Print a connector's offsets as JSON, in the form that set takes", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		raw, err := c.api().Offsets(cmd.Context(), args[0])
+		raw, err := c.api().OffsetsJSON(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func offsetsCommand(c *client) *cobra.Command {
 			if !json.Valid(b) {
 				return fault.New(fault.Invalid, "%s is no JSON; `millrace connector offsets get %s` shows the form", file, args[0])
 			}
-			m, err := c.api().AlterOffsets(cmd.Context(), args[0], b)
+			m, err := c.api().AlterOffsetsJSON(cmd.Context(), args[0], b)
 			if err != nil {
 				return err
 			}
