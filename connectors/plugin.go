@@ -41,9 +41,19 @@ type Plugin struct {
 	// JSONConverter is the converter that Kafka Connect's class JsonConverter stands for; empty: json.
 	JSONConverter string
 
+	// Rows, of a sink, asks for change events where values are plain rows too: structs or JSON objects, with the record's key as the
+	// primary key, and tombstones as their deletes. The table of such an event is the last part of its topic's name. The key of a
+	// delete that was a tombstone is in Table.MessageKey: it need not be the table's own.
+	Rows bool
+
 	// Validate looks at what the spec alone can't: does the server answer, are the privileges there. It gets a config whose
 	// keys parse, and must return when ctx ends. Optional.
 	Validate func(ctx context.Context, config map[string]string) []configdef.Problem
+
+	// Diagnose looks for what Validate lets pass and people should know before it hurts: logs that are kept for a short time, tables
+	// without a key. It is for a person who asks (millrace doctor source), gets a config that Validate found good, with secrets resolved,
+	// and must return when ctx ends. Optional.
+	Diagnose func(ctx context.Context, config map[string]string) ([]Diagnosis, error)
 
 	// Plan splits the connector into at most maxTasks task configs. It is called on a worker with secrets resolved, may
 	// talk to the source, and must return when ctx ends. What it returns is stored, so it must pass references, not
@@ -59,6 +69,9 @@ type Plugin struct {
 	NewSource func() SourceTask
 	NewSink   func() SinkTask
 }
+
+// Diagnosis is something in the system that a connector connects to that is not as it should be, and the way out.
+type Diagnosis struct{ Message, Fix string }
 
 // PlanRequest is what Plan works on.
 type PlanRequest struct {

@@ -16,9 +16,11 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/connectors/record"
 	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/smt"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker/deadletter"
 	"github.com/millrace/millrace/worker/pipe"
@@ -71,6 +73,9 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 			if err != nil {
 				return err
 			}
+			if d.Settings.Transform, err = transforms(resolved, smt.Options{Source: true, NamesSchemas: enc.NamesSchemas()}); err != nil {
+				return err
+			}
 			dead, err := convert.NewEncoder(convert.Config{Key: convert.JSON, Value: convert.CanalJSON})
 			if err != nil {
 				return err
@@ -81,6 +86,13 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 			if err != nil {
 				return err
 			}
+			var o smt.Options
+			if dec.Debezium() || p.Rows {
+				o.Fold = (&convert.Folder{Rows: p.Rows}).Fold
+			}
+			if d.Settings.Transform, err = transforms(resolved, o); err != nil {
+				return err
+			}
 			return sink.Run(ctx, d, p.NewSink(), dec)
 		case connectors.KindTransform:
 			o, open := transform.FromConfig(v, d)
@@ -88,6 +100,19 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 		}
 		return fmt.Errorf("connector class %s has the unknown kind %q", p.Class, p.Kind)
 	}
+}
+
+// transforms returns what each record goes through; nil: nothing.
+func transforms(resolved map[string]string, o smt.Options) (func(*record.Record) (bool, error), error) {
+	o.Unfold = convert.NewUnfolder()
+	chain, err := smt.New(resolved, o)
+	if err != nil || chain != nil {
+		return chain.Apply, err
+	}
+	if o.Fold == nil {
+		return nil, nil
+	}
+	return func(r *record.Record) (bool, error) { return true, o.Fold(r) }, nil
 }
 
 // noteRetries shows in status why a task tries something again in place, counts that, and logs it once.

@@ -226,6 +226,8 @@ func whole(t *testing.T, c *catalogTable) {
 // FuzzOffset: an offset that is read is written again as it was.
 func FuzzOffset(f *testing.F) {
 	f.Add([]byte(`{"file":"binlog.000001","pos":4,"gtids":"a:1-5","event":2,"row":1,"millrace_txn":"a:6","snapshot":"initial","snapshot_tables":{"d.t":["1","'a'"],"d.u":true},"xa_prepared":{"x":["binlog.1",7]}}`))
+	f.Add([]byte(`{"file":"b.1","pos":4,"gtids":"a:1-5","server_id":1,"event":2,"row":1,"ts_sec":3}`))
+	f.Add([]byte(`{"file":"b.1","pos":4,"server_uuid":"u","event":4,"row":1,"row_event":1,"millrace_txn":"a:6"}`))
 	f.Add([]byte(`{"file":"b.1","pos":4,"snapshot_requested":{"d.t":{"after":[],"where":"id>1"}},"snapshot_completed":true,"server_uuid":"u"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var m map[string]any

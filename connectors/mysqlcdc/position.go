@@ -49,10 +49,14 @@ type tableProgress struct {
 type position struct {
 	// start of the transaction to go on in, and how much of it was delivered: all row events before Event, and Row rows
 	// of that one. Event counts the row events of all tables, so that a changed filter moves nothing.
-	at       logPos
-	gtids    string
-	event    int64
-	row      int64
+	at    logPos
+	gtids string
+	event int64
+	row   int64
+	// seen is the place of that row event as Debezium counts, which is what its offsets and ours have as "event": all events of the
+	// transaction that come before it, its begin included. Foreign positions, Debezium's own, have only this count.
+	seen     int64
+	foreign  bool
 	serverID uint32
 	sec      int64
 	// txn is the GTID of the transaction that event and row belong to, rowEvent the size of the server's row events, by which they count.
@@ -80,9 +84,13 @@ func (p *position) encode() map[string]any {
 	if p.gtids != "" {
 		out["gtids"] = p.gtids
 	}
-	if p.event > 0 || p.row > 0 {
-		out["event"], out["row"], out["millrace_txn"] = float64(p.event), float64(p.row), p.txn
-		out["row_event_size"] = float64(p.rowEvent)
+	switch {
+	case p.foreign: // it stays what it was until the transaction has come
+		delete(out, "server_uuid")
+		out["event"], out["row"] = float64(p.seen), float64(p.row)
+	case p.event > 0 || p.row > 0:
+		out["event"], out["row"], out["millrace_txn"] = float64(p.seen), float64(p.row), p.txn
+		out["row_event"], out["row_event_size"] = float64(p.event), float64(p.rowEvent)
 	}
 	if p.filter != "" {
 		out["captured"] = p.filter
@@ -173,10 +181,18 @@ func decodePosition(m map[string]any) (*position, error) {
 	p.gtids = strings.Join(strings.Fields(str("gtids")), "")
 	p.serverUUID, p.txn, p.through = str("server_uuid"), str("millrace_txn"), str("snapshot_through")
 	p.rowEvent = num("row_event_size")
-	p.event, p.row, p.sec, p.serverID = int64(num("event")), int64(num("row")), int64(num("ts_sec")), uint32(num("server_id"))
-	if _, ours := m["server_uuid"]; !ours {
-		// Another connector's count of events has another meaning: begin the transaction again rather than skip too much (I2).
-		p.event, p.row = 0, 0
+	p.seen, p.event, p.row, p.sec, p.serverID = int64(num("event")), int64(num("row_event")), int64(num("row")), int64(num("ts_sec")), uint32(num("server_id"))
+	_, ours := m["server_uuid"]
+	_, counted := m["row_event"]
+	switch {
+	case ours && !counted: // as written before both were counted
+		p.event, p.seen = p.seen, 0
+	case !ours && p.seen == 0:
+		// Debezium does not count within compressed transactions, where its row belongs to no event that can be told: begin the
+		// transaction again rather than skip too much (I2).
+		p.row = 0
+	case !ours:
+		p.foreign, p.event = true, 0
 	}
 	switch v := m["snapshot"].(type) {
 	case string:

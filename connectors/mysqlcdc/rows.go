@@ -174,6 +174,7 @@ func (s *stream) rows(ctx context.Context, e *replication.BinlogEvent) error {
 	if body.end {
 		defer clear(s.maps)
 	}
+	s.ownCount()
 	done := func() { s.event++; s.row = 0 }
 	stmt := s.unwritten
 	if sh.captured {
@@ -264,10 +265,10 @@ func (s *stream) emitRows(ctx context.Context, e *replication.BinlogEvent, sh *s
 		// As above: only an event of very many rows is divided.
 		if n := len(s.batch.records); n >= s.set.batchRows && (len(data) == 0 || n >= 4*s.set.batchRows) || s.batch.size >= batchBytes {
 			if len(data) == 0 { // the position after the whole event is the same place, and shorter
-				s.event, s.row = s.event+1, 0
+				s.event, s.seen, s.row = s.event+1, s.seen+1, 0
 				s.leaveSkip()
 				err = s.flush(ctx, false)
-				s.event--
+				s.event, s.seen = s.event-1, s.seen-1
 			} else {
 				err = s.flush(ctx, false)
 			}

@@ -161,7 +161,7 @@ func (s *settings) start(ctx context.Context, c *conn, info *serverInfo) (*posit
 func (s *settings) available(ctx context.Context, c *conn, info *serverInfo, p *position) error {
 	if info.gtid && p.gtids != "" {
 		// How much of a transaction was delivered is counted in row events, which another server must cut alike.
-		if p.serverUUID != info.uuid && p.event+p.row > 0 && p.rowEvent != info.rowEvent {
+		if p.serverUUID != "" && p.serverUUID != info.uuid && p.event+p.row > 0 && p.rowEvent != info.rowEvent {
 			return fmt.Errorf("the stored offset lies within transaction %s, which server %s logged in row events of %d bytes and this one, %s, in events of %d: "+
 				"start it with binlog_row_event_max_size=%[3]d, or reset the connector's offsets", p.txn, p.serverUUID, p.rowEvent, info.uuid, info.rowEvent)
 		}

@@ -32,6 +32,7 @@ func init() {
 		KeyConverter:   "json",
 		ValueConverter: "canal-json",
 		Validate:       validate,
+		Diagnose:       diagnose,
 		CheckOffset:    checkOffset,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})
@@ -47,6 +48,7 @@ func init() {
 		ValueConverter: "debezium-json",
 		JSONConverter:  "debezium-json",
 		Validate:       validate,
+		Diagnose:       diagnose,
 		CheckOffset:    checkOffset,
 		NewSource:      func() connectors.SourceTask { return &source{} },
 	})

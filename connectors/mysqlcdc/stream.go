@@ -51,11 +51,14 @@ type stream struct {
 	txnGTID       string
 	addGTID       func() // adds the transaction in progress to gtids
 	event, row    int64  // what of the transaction was delivered
+	seen          int64  // events of the transaction that were handled whole, as Debezium counts them
 	delivered     bool   // a row of the transaction in progress was emitted
 	// What of the first transaction was delivered before the restart.
 	skipEvent, skipRow int64
 	skipTxn            string
 	skipping           bool
+	skipSeen           int64
+	foreign            bool // skipSeen alone tells it: skipEvent is still being found
 
 	serverID uint32
 	batch    *rowBatch
@@ -104,8 +107,9 @@ func (s *stream) restore(p *position) error {
 		s.reached = p.at
 	}
 	s.inTxn, s.explicit, s.xa, s.delivered = false, false, false, false
-	s.event, s.row = 0, 0
-	s.skipEvent, s.skipRow, s.skipTxn, s.skipping = p.event, p.row, p.txn, p.event > 0 || p.row > 0
+	s.event, s.row, s.seen = 0, 0, 0
+	s.skipSeen, s.foreign = p.seen, p.foreign
+	s.skipEvent, s.skipRow, s.skipTxn, s.skipping = p.event, p.row, p.txn, p.foreign || p.event > 0 || p.row > 0
 	s.gtids = nil
 	if s.server.gtid && (p.gtids != "" || p.at.file == "") {
 		var err error
@@ -121,10 +125,10 @@ func (s *stream) position() position {
 	p := position{at: s.read, gtids: s.gtids.String(), serverID: s.serverID, sec: s.sec, serverUUID: s.server.uuid}
 	if s.inTxn {
 		p.at = s.txnStart
-		p.event, p.row, p.txn = s.event, s.row, s.txnGTID
+		p.event, p.row, p.txn, p.seen = s.event, s.row, s.txnGTID, s.seen
 	}
 	if s.skipping && (!s.inTxn || s.skipTxn == "" || s.skipTxn == s.txnGTID) {
-		p.event, p.row, p.txn = s.skipEvent, s.skipRow, s.skipTxn
+		p.event, p.row, p.txn, p.seen, p.foreign = s.skipEvent, s.skipRow, s.skipTxn, s.skipSeen, s.foreign
 	}
 	s.snap.describe(&p)
 	p.filter, p.xa, p.rowEvent = s.set.filter.text, s.xas, s.server.rowEvent
@@ -404,6 +408,9 @@ func (s *stream) caughtUp(ctx context.Context) error {
 
 func (s *stream) handle(ctx context.Context, e *replication.BinlogEvent) error {
 	if e.Event == opaquePayload {
+		if s.foreign { // a count from outside says nothing of what is inside
+			s.skipping, s.foreign = false, false
+		}
 		err := s.unpack.each(s.parser, e, func(inner *replication.BinlogEvent) error {
 			err := s.event1(ctx, inner, true)
 			if !s.inTxn { // the payload's last event: only now the position may pass the payload
@@ -417,7 +424,40 @@ func (s *stream) handle(ctx context.Context, e *replication.BinlogEvent) error {
 		s.advance(e.Header)
 		return s.emitChunks(ctx)
 	}
-	return s.event1(ctx, e, false)
+	if err := s.event1(ctx, e, false); err != nil {
+		return err
+	}
+	s.tally(e)
+	return nil
+}
+
+// tally counts an event of the transaction in progress as Debezium does: from its begin on, all that the server sends for it.
+func (s *stream) tally(e *replication.BinlogEvent) {
+	switch e.Event.(type) {
+	case *replication.HeartbeatEvent:
+		return
+	case *replication.MariadbAnnotateRowsEvent: // it has them sent only when it passes them on
+		if !s.set.query {
+			return
+		}
+	}
+	if s.inTxn && s.explicit {
+		s.seen++
+	}
+}
+
+// ownCount finds out, before each event that is counted, how many of them Debezium's count stands for.
+func (s *stream) ownCount() {
+	switch {
+	case !s.foreign, !s.explicit: // a statement of its own is not what was delivered in part
+	case s.seen < s.skipSeen:
+		s.skipEvent = s.event + 1
+	default:
+		if s.seen > s.skipSeen { // it was between two: no row of this one was delivered
+			s.skipRow = 0
+		}
+		s.skipSeen, s.skipTxn, s.foreign = s.seen, s.txnGTID, false
+	}
 }
 
 func (s *stream) begin(e *replication.BinlogEvent) error {
@@ -425,7 +465,7 @@ func (s *stream) begin(e *replication.BinlogEvent) error {
 		return fmt.Errorf("a transaction begins at %s inside another, whose rows were delivered already", s.read)
 	}
 	s.inTxn, s.explicit, s.xa, s.delivered = true, false, false, false
-	s.event, s.row, s.txnGTID, s.addGTID = 0, 0, "", nil
+	s.event, s.row, s.seen, s.txnGTID, s.addGTID = 0, 0, 0, "", nil
 	s.txnStart = s.read
 	s.serverID = e.Header.ServerID
 	s.thread, s.timeUS, s.stmt, s.unwritten = 0, 0, "", ""
@@ -435,8 +475,8 @@ func (s *stream) begin(e *replication.BinlogEvent) error {
 
 // commit ends the transaction. The offset moves past it only now (I2).
 func (s *stream) commit() {
-	if s.skipping && (s.skipTxn == "" || s.skipTxn == s.txnGTID) {
-		s.skipping = false
+	if s.skipping && (s.skipTxn == "" || s.skipTxn == s.txnGTID) && (s.explicit || !s.foreign) {
+		s.skipping, s.foreign = false, false
 	}
 	if s.addGTID != nil && s.gtids != nil {
 		s.addGTID()
@@ -444,7 +484,7 @@ func (s *stream) commit() {
 	}
 	s.endTxn()
 	s.inTxn, s.explicit, s.xa, s.delivered, s.addGTID = false, false, false, false, nil
-	s.event, s.row = 0, 0
+	s.event, s.row, s.seen = 0, 0, 0
 	clear(s.maps)
 }
 
@@ -702,6 +742,7 @@ func (s *stream) query(ctx context.Context, e *replication.BinlogEvent, ev *repl
 			s.log.Debug("a statement can't be followed; tables are looked up anew", "statement", head(ev.Query), "err", perr)
 		}
 		s.noteChanges(changes, perr == nil)
+		s.ownCount()
 		// A DDL statement counts as one row event, so that a restart neither repeats nor forgets its record (I3).
 		if s.count() {
 			if err := s.ddl(e, ev, q, changes, perr == nil); err != nil {

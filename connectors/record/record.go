@@ -6,7 +6,7 @@ const AnyPartition int32 = -1
 // Record is one record on its way into or out of a topic.
 //
 // Key and Value hold one of: nil (null; as a value, a tombstone), []byte, string, bool, int64, uint64, float64,
-// map[string]any, []any, *Struct, *KeyRow (keys of change events) or *ChangeEvent.
+// map[string]any, []any, *Struct, *Typed, *KeyRow (keys of change events) or *ChangeEvent.
 type Record struct {
 	Topic string
 	// Partition of Topic: set on what sinks get; sources leave AnyPartition unless they know better.
@@ -16,8 +16,18 @@ type Record struct {
 	Key     any
 	Value   any
 	Headers []Header
+	// Origin is the topic that it had before a transform gave it another one; empty: Topic. Sinks keep offsets by it.
+	Origin string
 	// TimestampMS is the record's time in ms since the Unix epoch; 0 lets the broker's client choose now.
 	TimestampMS int64
+}
+
+// From returns the topic that a sink's record was read from.
+func (r *Record) From() string {
+	if r.Origin != "" {
+		return r.Origin
+	}
+	return r.Topic
 }
 
 // Header is one header of a record. A nil Value is null. Row, if set, is the value instead: a key, which is written as a key is but

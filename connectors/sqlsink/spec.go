@@ -58,7 +58,7 @@ func Spec() *configdef.Spec {
 
 func init() {
 	connectors.Register(connectors.Plugin{
-		Class: "sql", Aliases: []string{"io.confluent.connect.jdbc.JdbcSinkConnector", "io.debezium.connector.jdbc.JdbcSinkConnector"}, Kind: connectors.KindSink, Version: "1.0.0",
+		Class: "sql", Aliases: []string{"io.confluent.connect.jdbc.JdbcSinkConnector", "io.debezium.connector.jdbc.JdbcSinkConnector"}, Kind: connectors.KindSink, Version: "1.0.0", Rows: true,
 		Doc: "Loads change events into MySQL and MariaDB by primary key, exactly once; creates the tables.", Spec: Spec(),
 		Validate: validate, NewSink: func() connectors.SinkTask { return &task{} },
 	})

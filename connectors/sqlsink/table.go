@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,14 @@ import (
 type target struct {
 	name    string
 	columns map[string]bool // lower-case names
+	key     []string        // lower-case names of the primary key's columns, sorted
 	fitted  *record.Table   // the shape that was last found to fit
+	// tombstone is the last shape of a tombstone's key that was found to be the table's key.
+	tombstone *owned
 }
+
+// owned is a key's shape, and that of the table's key made of it.
+type owned struct{ of, table *record.Table }
 
 // target finds the table, or creates it.
 func (t *task) target(ctx context.Context, name string, src *record.Table) (*target, error) {
@@ -46,20 +53,55 @@ func (t *task) target(ctx context.Context, name string, src *record.Table) (*tar
 	return tgt, nil
 }
 
+// owns returns the shape of a tombstone's key as that of a table's key, nil where they differ or there is no such table.
+func (t *task) owns(ctx context.Context, name string, src *record.Table) (*record.Table, error) {
+	tgt := t.tables[name]
+	if tgt == nil {
+		tgt = &target{name: name}
+		if err := t.columns(ctx, tgt); err != nil {
+			return nil, err
+		}
+		if len(tgt.columns) == 0 {
+			return nil, nil // nothing was ever written
+		}
+		t.tables[name] = tgt
+	}
+	names := make([]string, len(src.Columns))
+	for i := range src.Columns {
+		names[i] = strings.ToLower(src.Columns[i].Name)
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, tgt.key) {
+		return nil, nil
+	}
+	if tgt.tombstone == nil || tgt.tombstone.of != src {
+		own := *src
+		own.Key, own.MessageKey = src.MessageKey, nil
+		tgt.tombstone = &owned{src, &own}
+	}
+	return tgt.tombstone.table, nil
+}
+
 func (t *task) columns(ctx context.Context, tgt *target) error {
-	tgt.columns, tgt.fitted = map[string]bool{}, nil
-	rows, err := t.db.QueryContext(ctx, "SELECT column_name FROM information_schema.columns WHERE table_schema=DATABASE() AND table_name=?", tgt.name)
+	tgt.columns, tgt.key, tgt.fitted = map[string]bool{}, nil, nil
+	rows, err := t.db.QueryContext(ctx, "SELECT column_name, column_key='PRI' FROM information_schema.columns WHERE table_schema=DATABASE() AND table_name=?", tgt.name)
 	if err != nil {
 		return t.failure("read columns of "+tgt.name, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var c string
-		if err := rows.Scan(&c); err != nil {
+		var inKey bool
+		if err := rows.Scan(&c, &inKey); err != nil {
 			return t.failure("read columns of "+tgt.name, err)
 		}
-		tgt.columns[strings.ToLower(c)] = true
+		c = strings.ToLower(c)
+		tgt.columns[c] = true
+		if inKey {
+			tgt.key = append(tgt.key, c)
+		}
 	}
+	slices.Sort(tgt.key)
 	if err := rows.Err(); err != nil {
 		return t.failure("read columns of "+tgt.name, err)
 	}

@@ -29,6 +29,7 @@ type task struct {
 	pending map[string]*pending // by target table
 	order   []string
 	offsets map[connectors.TopicPartition]int64
+	events  map[string]bool // topics that have change events, not plain rows
 }
 
 var _ connectors.Durable = (*task)(nil)
@@ -56,7 +57,7 @@ func (t *task) Open(ctx context.Context, tc connectors.TaskContext) error {
 		return configdef.AsError(problems)
 	}
 	t.tc, t.v = tc, v
-	t.tables, t.pending, t.offsets = map[string]*target{}, map[string]*pending{}, map[connectors.TopicPartition]int64{}
+	t.tables, t.pending, t.offsets, t.events = map[string]*target{}, map[string]*pending{}, map[connectors.TopicPartition]int64{}, map[string]bool{}
 	var err error
 	if t.db, t.conf, err = open(ctx, v); err != nil {
 		return err
@@ -117,7 +118,7 @@ func (t *task) Put(ctx context.Context, records []record.Record) error {
 			}
 			return &connectors.RecordError{Index: i, Err: err}
 		}
-		tp := connectors.TopicPartition{Topic: r.Topic, Partition: r.Partition}
+		tp := connectors.TopicPartition{Topic: r.From(), Partition: r.Partition}
 		t.offsets[tp] = max(t.offsets[tp], r.Offset+1)
 	}
 	return nil
@@ -151,10 +152,25 @@ func (t *task) take(ctx context.Context, r *record.Record, index int) error {
 	default:
 		return fmt.Errorf("unknown operation %v", c.Op)
 	}
+	name := strings.NewReplacer("${table}", c.Table.Name, "${database}", c.Table.Database, "${topic}", r.Topic).Replace(t.v.String(TableFormat))
+	if c.Table.Database != "" {
+		t.events[r.Topic] = true
+	}
+	if c.Op == record.OpDelete && !c.Table.HasKey() && len(c.Table.MessageKey) > 0 {
+		if t.events[r.Topic] {
+			return nil // a tombstone behind the delete that it repeats
+		}
+		own, err := t.owns(ctx, name, c.Table)
+		if err != nil || own == nil {
+			return err // a tombstone whose key is not the table's says nothing on its rows
+		}
+		gone := *c
+		gone.Table = own
+		c = &gone
+	}
 	if !c.Table.HasKey() {
 		return fmt.Errorf("table %s.%s has no primary key, and the sql sink writes by key", c.Table.Database, c.Table.Name)
 	}
-	name := strings.NewReplacer("${table}", c.Table.Name, "${database}", c.Table.Database, "${topic}", r.Topic).Replace(t.v.String(TableFormat))
 	p := t.pending[name]
 	if p == nil {
 		tgt, err := t.target(ctx, name, c.Table)
@@ -165,8 +181,10 @@ func (t *task) take(ctx context.Context, r *record.Record, index int) error {
 		t.pending[name] = p
 		t.order = append(t.order, name)
 	}
-	if err := t.fit(ctx, p.t, c.Table); err != nil {
-		return err
+	if c.Op != record.OpDelete { // a delete needs its key's columns only
+		if err := t.fit(ctx, p.t, c.Table); err != nil {
+			return err
+		}
 	}
 	ch := change{table: c.Table, row: c.After, key: c.After, index: index}
 	if c.Op == record.OpDelete {
@@ -275,19 +293,25 @@ func (t *task) write(ctx context.Context, tx *sql.Tx, p *pending) (guilty []erro
 		}
 	}
 	size := int(t.v.Int(BatchSize))
-	for part := range slices.Chunk(deletes, size) {
-		found, err := t.apply(ctx, tx, part, p.t.deleteSQL, "delete from "+p.t.name)
+	// Rows of one statement have the same columns, and keys: those of their table's shape.
+	same := func(list []change) int {
+		n := 1
+		for n < len(list) && n < size && list[n].table == list[0].table {
+			n++
+		}
+		return n
+	}
+	for len(deletes) > 0 {
+		n := same(deletes)
+		found, err := t.apply(ctx, tx, deletes[:n], p.t.deleteSQL, "delete from "+p.t.name)
 		if err != nil {
 			return nil, err
 		}
 		guilty = append(guilty, found...)
+		deletes = deletes[n:]
 	}
-	// Rows of one statement have the same columns: those of their table's shape.
 	for len(upserts) > 0 {
-		n := 1
-		for n < len(upserts) && n < size && upserts[n].table == upserts[0].table {
-			n++
-		}
+		n := same(upserts)
 		found, err := t.apply(ctx, tx, upserts[:n], p.t.upsertSQL, "write to "+p.t.name)
 		if err != nil {
 			return nil, err

@@ -139,8 +139,8 @@ func problemsOf(ctx context.Context, p *connectors.Plugin, given map[string]stri
 	v, _ := config.Full(p).Parse(given)
 	problems = convert.Check(convert.Config{
 		Key: v.String(config.KeyConverter), Value: v.String(config.ValueConverter), DefaultKey: p.KeyConverter, DefaultValue: p.ValueConverter,
-		JSONConverter: p.JSONConverter, Reads: p.Kind != connectors.KindSource,
-		KeyOptions: v.Prefixed("key.converter."), ValueOptions: v.Prefixed("value.converter."),
+		JSONConverter: p.JSONConverter,
+		KeyOptions:    v.Prefixed("key.converter."), ValueOptions: v.Prefixed("value.converter."),
 	})
 	type result struct{ problems []configdef.Problem }
 	done := make(chan result, 1)

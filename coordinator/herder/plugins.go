@@ -11,6 +11,7 @@ import (
 	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/smt"
 )
 
 // Plugins lists the connector classes: sinks first, then sources, by name. Aliases are listed too, so that a tool that looks for the
@@ -99,7 +100,7 @@ func Validate(ctx context.Context, path string, given map[string]string, nulls [
 	if err != nil {
 		return nil, err
 	}
-	spec := config.Full(p)
+	spec := config.Full(p).With(smt.SpecOf(given), convert.SpecOf(given))
 	errs := map[string][]string{}
 	count := len(nulls)
 	for _, k := range nulls {

@@ -93,12 +93,7 @@ func (c *Client) Expanded(ctx context.Context) (out map[string]Expanded, err err
 
 // Create makes a connector.
 func (c *Client) Create(ctx context.Context, name string, config map[string]string) (out *ConnectorInfo, err error) {
-	in := CreateConnector{Name: name, Config: GivenConfig{}}
-	for k, v := range config {
-		in.Config[k] = v
-	}
-	err = c.Do(ctx, http.MethodPost, "/connectors", in, &out)
-	return out, err
+	return c.CreateIn(ctx, "", name, config)
 }
 
 // Get describes a connector.
@@ -160,6 +155,17 @@ func (c *Client) Delete(ctx context.Context, name string) error {
 // Restart restarts a connector, with its tasks, or what of it has failed.
 func (c *Client) Restart(ctx context.Context, name string, includeTasks, onlyFailed bool) error {
 	return c.Do(ctx, http.MethodPost, at(name, fmt.Sprintf("/restart?includeTasks=%v&onlyFailed=%v", includeTasks, onlyFailed)), nil, nil)
+}
+
+// Offsets returns what a connector has stored of its progress.
+func (c *Client) Offsets(ctx context.Context, name string) (out *Offsets, err error) {
+	err = c.Do(ctx, http.MethodGet, at(name, "/offsets"), nil, &out)
+	return out, err
+}
+
+// AlterOffsets changes offsets of a stopped connector; those of partitions that are not named stay.
+func (c *Client) AlterOffsets(ctx context.Context, name string, in Offsets) error {
+	return c.Do(ctx, http.MethodPatch, at(name, "/offsets"), in, nil)
 }
 
 // Signal asks a connector's tasks for something, such as to read tables anew.

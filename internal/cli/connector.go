@@ -1,13 +1,11 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +28,7 @@ func newConnectorCommand(c *client) *cobra.Command {
 		}}
 	}
 	cmd.AddCommand(
-		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), auditCommand(c), signalCommand(c), snapshotCommand(c),
+		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), auditCommand(c), signalCommand(c), snapshotCommand(c), editCommand(c), diffCommand(c), offsetsCommand(c),
 		&cobra.Command{Use: "get NAME", Short: "Print a connector's config as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			i, err := c.api().Get(cmd.Context(), args[0])
 			if err != nil {
@@ -45,53 +43,8 @@ func newConnectorCommand(c *client) *cobra.Command {
 		simple("stop", "Stop a connector; its tasks end", func(ctx context.Context, a *api.Client, n string) error { return a.Stop(ctx, n) }, "stopped"),
 		simple("delete", "Delete a connector; its topics and offsets stay", func(ctx context.Context, a *api.Client, n string) error { return a.Delete(ctx, n) }, "deleted"),
 	)
+	completeNames(c, cmd)
 	return cmd
-}
-
-// readConfig reads a connector from a file ({"name","config"} or a flat config) and key=value arguments.
-func readConfig(in io.Reader, file string, args []string) (name string, config map[string]string, err error) {
-	config = map[string]string{}
-	if file != "" {
-		b, err := io.ReadAll(in)
-		if file != "-" {
-			b, err = os.ReadFile(file)
-		}
-		if err != nil {
-			return "", nil, fault.New(fault.Invalid, "read %s: %v", file, err)
-		}
-		var raw map[string]any
-		d := json.NewDecoder(bytes.NewReader(b))
-		d.UseNumber()
-		if err := d.Decode(&raw); err != nil {
-			return "", nil, fault.New(fault.Invalid, "%s is no JSON object: %v", file, err)
-		}
-		if inner, ok := raw["config"].(map[string]any); ok {
-			name, _ = raw["name"].(string)
-			raw = inner
-		}
-		for k, v := range raw {
-			switch v.(type) {
-			case map[string]any, []any, nil:
-				return "", nil, fault.New(fault.Invalid, "%s: the value of %q must be text, a number or a boolean", file, k)
-			}
-			config[k] = fmt.Sprint(v)
-		}
-	}
-	for _, a := range args {
-		k, v, ok := strings.Cut(a, "=")
-		switch {
-		case ok:
-			config[k] = v
-		case name == "" || file != "" && name != "":
-			name = a
-		default:
-			return "", nil, fault.New(fault.Invalid, "argument %q is not key=value", a)
-		}
-	}
-	if name == "" {
-		name = config["name"]
-	}
-	return name, config, nil
 }
 
 func createCommand(c *client) *cobra.Command {
@@ -102,25 +55,25 @@ func createCommand(c *client) *cobra.Command {
 		Use: "create [NAME] [key=value…]", Short: "Create a connector and wait until its tasks run",
 		Example: "  millrace connector create -f shop.json\n  millrace connector create archive connector.class=file topics=orders file.path=/srv/archive",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, config, err := readConfig(cmd.InOrStdin(), file, args)
+			d, err := readDefinition(cmd.InOrStdin(), file, args)
 			if err != nil {
 				return err
 			}
-			if name == "" {
+			if d.name == "" {
 				return fault.New(fault.Invalid, "the connector needs a name: as first argument, or in the file")
 			}
 			if update {
-				_, err = c.api().PutConfig(cmd.Context(), name, config)
+				_, err = c.api().PutConfig(cmd.Context(), d.name, d.config)
 			} else {
-				_, err = c.api().Create(cmd.Context(), name, config)
+				_, err = c.api().CreateIn(cmd.Context(), d.state, d.name, d.config)
 			}
 			if err != nil {
 				return err
 			}
-			return c.awaitRunning(cmd, name, wait)
+			return c.awaitRunning(cmd, d.name, wait)
 		},
 	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "JSON file with the connector; - is standard input.")
+	cmd.Flags().StringVarP(&file, "file", "f", "", fileHelp)
 	cmd.Flags().BoolVar(&update, "update", false, "Replace the config of a connector that exists.")
 	cmd.Flags().DurationVar(&wait, "wait", 10*time.Second, "How long to wait for its tasks to run; 0: not at all.")
 	return cmd
@@ -304,39 +257,6 @@ func (c *client) showStatus(cmd *cobra.Command, s *api.ConnectorStatus) error {
 			fmt.Fprintf(w, "  task %d\t%s\t%s\t%s\n", t.ID, t.State, t.WorkerID, firstLine(t.Trace))
 		}
 	})
-}
-
-func validateCommand(c *client) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{Use: "validate [NAME] [key=value…]", Short: "Look at a config without creating anything", RunE: func(cmd *cobra.Command, args []string) error {
-		name, config, err := readConfig(cmd.InOrStdin(), file, args)
-		if err != nil {
-			return err
-		}
-		if name != "" {
-			config["name"] = name
-		}
-		infos, err := c.api().Validate(cmd.Context(), config["connector.class"], config)
-		if err != nil {
-			return err
-		}
-		err = c.show(cmd, infos, func(w io.Writer) {
-			for _, i := range infos.Configs {
-				for _, e := range i.Value.Errors {
-					fmt.Fprintf(w, "%s\t%s\n", i.Value.Name, e)
-				}
-			}
-			if infos.ErrorCount == 0 {
-				fmt.Fprintln(w, "the config is good")
-			}
-		})
-		if err == nil && infos.ErrorCount > 0 {
-			return fault.New(fault.Invalid, "%d problem(s)", infos.ErrorCount)
-		}
-		return err
-	}}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "JSON file with the connector; - is standard input.")
-	return cmd
 }
 
 func pluginsCommand(c *client) *cobra.Command {

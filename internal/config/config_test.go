@@ -24,13 +24,13 @@ func TestResolve(t *testing.T) {
 		t.Fatal(err)
 	}
 	given := map[string]string{
-		"a": "x-${env:MR_SECRET}-y", "b": "${file:" + dir + "/db.properties:password}", "c": "${dir:" + dir + ":token}", "d": "plain ${table}",
+		"a": "x-${env:MR_SECRET}-y", "b": "${file:" + dir + "/db.properties:password}", "c": "${dir:" + dir + ":token}", "d": "plain ${table}", "e": "${directory:" + dir + ":token}",
 	}
 	got, problems := config.Resolve(given)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	for k, want := range map[string]string{"a": "x-s3cret-y", "b": "a=b", "c": "tok", "d": "plain ${table}"} {
+	for k, want := range map[string]string{"a": "x-s3cret-y", "b": "a=b", "c": "tok", "d": "plain ${table}", "e": "tok"} {
 		if got[k] != want {
 			t.Errorf("%s: %q, want %q", k, got[k], want)
 		}

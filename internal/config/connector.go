@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
+	"github.com/millrace/millrace/internal/smt"
 )
 
 // The framework's keys. Where Kafka Connect has a key for it, it is Connect's.
@@ -88,7 +88,7 @@ func common() []configdef.Key {
 		},
 		{
 			Name: KeyConverter, Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Display: "Key converter class",
-			Doc: "How keys become the bytes of messages: canal-json, debezium-json, json, string or bytes, or the class name of Kafka Connect's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
+			Doc: "How keys become the bytes of messages: canal-json, debezium-json, json, string, bytes, boolean, short, integer, long, float, double, avro or protobuf, or the class name of Kafka Connect's or Confluent's converter. Empty: the connector's own choice. Keys that begin with key.converter. go to the converter.",
 		},
 		{Name: "key.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the key converter; the page on converters has them."},
 		{
@@ -98,8 +98,9 @@ func common() []configdef.Key {
 		{Name: "value.converter.", Type: configdef.String, Prefix: true, Group: "Common", Doc: "Settings of the value converter; the page on converters has them."},
 		{
 			Name: "header.converter", Type: configdef.Class, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
-			Doc: "Accepted for existing configs. Headers pass as the bytes they are.",
+			Doc: "Accepted for existing configs. Headers pass as the bytes they are; those that transforms make are text, as SimpleHeaderConverter writes it.",
 		},
+		{Name: "header.converter.", Type: configdef.String, Prefix: true, Importance: configdef.Low, Group: "Common", Hidden: true, Doc: "Accepted for existing configs."},
 		{
 			Name: "config.action.reload", Type: configdef.String, Default: "restart", OneOf: []string{"none", "restart"}, Importance: configdef.Low, Group: "Common", Hidden: true,
 			Doc: "Accepted for existing configs. References to secrets are resolved when a task starts.",
@@ -281,6 +282,9 @@ func connector(kind connectors.Kind) *configdef.Spec {
 
 func declared(kind connectors.Kind) *configdef.Spec {
 	keys := common()
+	if kind != connectors.KindTransform { // a function does what these do, and more
+		keys = slices.Concat(keys, smt.Keys())
+	}
 	switch kind {
 	case connectors.KindSource:
 		keys = slices.Concat(keys, sourceOnly(), creation(), book())
@@ -322,12 +326,6 @@ func deadInput(dead string, topics []string, rx string) []configdef.Problem {
 	return nil
 }
 
-// later are keys of Kafka Connect's whose feature does not exist here yet: a config with one is refused rather than run without it.
-var later = map[string]string{
-	"transforms": "Single message transforms are not supported yet; use a function (connector.class=transform) instead.",
-	"predicates": "Predicates are not supported yet; use a function (connector.class=transform) instead.",
-}
-
 // KeepsLedger reports whether a connector's tasks keep a ledger: without transactions there is none.
 func KeepsLedger(p *connectors.Plugin, v configdef.Values) bool {
 	switch p.Kind {
@@ -356,17 +354,10 @@ func Full(p *connectors.Plugin) *configdef.Spec {
 func Check(ctx context.Context, p *connectors.Plugin, given map[string]string) []configdef.Problem {
 	spec := Full(p)
 	_, resolved, problems := Parse(spec, given)
-	known := maps.Clone(given)
-	for key, why := range later {
-		if v, ok := known[key]; ok {
-			delete(known, key)
-			if strings.TrimSpace(v) != "" {
-				problems = append(problems, configdef.Problem{Key: key, Value: v, Message: why})
-			}
-			maps.DeleteFunc(known, func(k, _ string) bool { return strings.HasPrefix(k, key+".") })
-		}
+	if p.Kind != connectors.KindTransform {
+		problems = append(problems, NewRedactor(given).static(smt.Check(resolved, p.Kind == connectors.KindSource))...)
 	}
-	problems = append(problems, spec.Unknown(known)...)
+	problems = append(problems, spec.Unknown(given)...)
 	if len(problems) == 0 && p.Validate != nil {
 		problems = NewRedactor(given).dynamic(p.Validate(ctx, resolved))
 	}

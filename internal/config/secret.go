@@ -16,7 +16,7 @@ import (
 var reference = regexp.MustCompile(`\$\{([a-zA-Z][a-zA-Z0-9_]*):(?:([^}:]*):)?([^}:]*)\}`)
 
 // Resolve replaces the references of a config: ${env:NAME} by an environment variable, ${file:/path:key} by a key of a
-// properties file, ${dir:/path:name} by a file's content. It is called where the config is used; stored configs keep the
+// properties file, ${dir:/path:name} or ${directory:…} by a file's content. It is called where the config is used; stored configs keep the
 // references. A reference that can't be resolved is a problem of its key.
 func Resolve(given map[string]string) (map[string]string, []configdef.Problem) {
 	out := maps.Clone(given)
@@ -50,7 +50,7 @@ func lookup(provider, path, key string) (string, error) {
 			return "", fmt.Errorf("the environment variable %s is not set on this node", key)
 		}
 		return v, nil
-	case "dir":
+	case "dir", "directory":
 		b, err := os.ReadFile(filepath.Join(path, filepath.Base(key)))
 		if err != nil {
 			return "", fmt.Errorf("the file can't be read on this node: %w", err)
@@ -69,7 +69,7 @@ func lookup(provider, path, key string) (string, error) {
 		}
 		return "", fmt.Errorf("%s has no key %q", path, key)
 	}
-	return "", fmt.Errorf("unknown config provider %q: env, file or dir", provider)
+	return "", fmt.Errorf("unknown config provider %q: env, file or directory", provider)
 }
 
 // Redactor takes resolved secrets out of texts for people.

@@ -31,7 +31,7 @@ func (d *Decoder) canal(dst []record.Record, r record.Record, value []byte) ([]r
 	var m canalMessage
 	err := json.Unmarshal(value, &m)
 	if err != nil || m.Type == nil || m.Database == nil || m.Table == nil {
-		v, perr := decodePlain(JSON, false, value)
+		v, perr := d.connectJSON(&d.s.valueJSON, value)
 		if perr != nil {
 			return dst, fmt.Errorf("value: %w", perr)
 		}

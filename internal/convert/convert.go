@@ -26,6 +26,14 @@ const (
 	JSON      = "json"
 	String    = "string"
 	Bytes     = "bytes"
+	Boolean   = "boolean"
+	Short     = "short"
+	Integer   = "integer"
+	Long      = "long"
+	Float     = "float"
+	Double    = "double"
+	Avro      = "avro"
+	Protobuf  = "protobuf"
 )
 
 // Version of the converters, as the list of plugins shows it.
@@ -39,10 +47,28 @@ var aliases = map[string]string{
 	"StringConverter": String,
 	"org.apache.kafka.connect.converters.ByteArrayConverter": Bytes,
 	"ByteArrayConverter": Bytes,
+	"org.apache.kafka.connect.converters.BooleanConverter": Boolean,
+	"BooleanConverter": Boolean,
+	"org.apache.kafka.connect.converters.ShortConverter": Short,
+	"ShortConverter": Short,
+	"org.apache.kafka.connect.converters.IntegerConverter": Integer,
+	"IntegerConverter": Integer,
+	"org.apache.kafka.connect.converters.LongConverter": Long,
+	"LongConverter": Long,
+	"org.apache.kafka.connect.converters.FloatConverter": Float,
+	"FloatConverter": Float,
+	"org.apache.kafka.connect.converters.DoubleConverter": Double,
+	"DoubleConverter":                                 Double,
+	"io.confluent.connect.avro.AvroConverter":         Avro,
+	"AvroConverter":                                   Avro,
+	"io.confluent.connect.protobuf.ProtobufConverter": Protobuf,
+	"ProtobufConverter":                               Protobuf,
 }
 
 // Names lists the converters, for messages and forms.
-func Names() []string { return []string{CanalJSON, Debezium, JSON, String, Bytes} }
+func Names() []string {
+	return []string{CanalJSON, Debezium, JSON, String, Bytes, Boolean, Short, Integer, Long, Float, Double, Avro, Protobuf}
+}
 
 // Classes lists all names that a converter can be given by, sorted, but for the short ones of Kafka Connect's classes.
 func Classes() []string {
@@ -63,8 +89,6 @@ type Config struct {
 	DefaultKey, DefaultValue string
 	// JSONConverter is what the class JsonConverter stands for; empty: json.
 	JSONConverter string
-	// Reads is true for sinks and transforms, which decode.
-	Reads bool
 	// KeyOptions and ValueOptions are the settings without their prefix.
 	KeyOptions, ValueOptions map[string]string
 }
@@ -74,6 +98,8 @@ type settings struct {
 	canal              canalOptions
 	plain              plainOptions
 	keyJSON, valueJSON connectOptions
+	// registry are the settings of the converters that have a schema registry, by the prefix of their keys.
+	registry map[string]configdef.Values
 }
 
 type canalOptions struct {
@@ -104,14 +130,11 @@ func parse(c Config) (settings, []configdef.Problem) {
 			return name
 		}
 		problems = append(problems, configdef.Problem{Key: key, Value: given, Message: fmt.Sprintf(
-			"Invalid value %s for configuration %s: unknown converter; known are %s, and the JsonConverter, StringConverter and ByteArrayConverter of Kafka Connect", given, key, strings.Join(Names(), ", "))})
+			"Invalid value %s for configuration %s: unknown converter; known are %s, and the classes of Kafka Connect's and Confluent's converters for the same", given, key, strings.Join(Names(), ", "))})
 		return last
 	}
 	s.key = pick("key.converter", c.Key, c.DefaultKey, JSON)
 	s.value = pick("value.converter", c.Value, c.DefaultValue, CanalJSON)
-	if c.Reads && s.value == Debezium {
-		problems = append(problems, configdef.Problem{Key: "value.converter", Value: c.Value, Message: "Sinks can't read debezium-json yet: let the source write canal-json, or plain rows with the json converter"})
-	}
 	// What Kafka Connect's class does unless it is told otherwise, so that an unchanged config gives unchanged bytes.
 	like := func(name string) connectOptions {
 		is := aliases[name] == JSON && c.JSONConverter == Debezium
@@ -119,6 +142,14 @@ func parse(c Config) (settings, []configdef.Problem) {
 	}
 	s.keyJSON, s.valueJSON = like(c.Key), like(c.Value)
 	return s, append(problems, s.read(c)...)
+}
+
+// half returns the converter of a prefix, and its options.
+func (s *settings) half(prefix string) (string, *connectOptions) {
+	if prefix == valuePrefix {
+		return s.value, &s.valueJSON
+	}
+	return s.key, &s.keyJSON
 }
 
 // Check returns what is wrong with a converter config.
@@ -134,12 +165,29 @@ type Encoder struct {
 	rows      cache[rendered]
 	envelopes cache[dbzTable]
 	canal     canalScratch
+	// written are the schemas of structs as JSON, with the member's name of the payload behind them.
+	written map[inForm][]byte
+	// coders are those of the converters with a schema registry, by prefix; unfold makes structs for them.
+	coders map[string]coder
+	unfold *Unfolder
 }
 
 // NewEncoder makes an encoder; its problems are those of Check.
 func NewEncoder(c Config) (*Encoder, error) {
 	s, problems := parse(c)
-	return &Encoder{s: s}, configdef.AsError(problems)
+	if len(problems) > 0 {
+		return nil, configdef.AsError(problems)
+	}
+	e := &Encoder{s: s, coders: s.coders()}
+	if len(e.coders) > 0 {
+		e.unfold = NewUnfolder()
+	}
+	return e, nil
+}
+
+// NamesSchemas reports whether what is written has schemas that are named for the record's topic.
+func (e *Encoder) NamesSchemas() bool {
+	return e.s.keyJSON.schemas || e.s.valueJSON.schemas || len(e.coders) > 0
 }
 
 // Key appends a key's bytes to dst; false means null.
@@ -147,10 +195,19 @@ func (e *Encoder) Key(dst []byte, topic string, key any) ([]byte, bool, error) {
 	if e.s.canal.byEvent {
 		return dst, false, nil
 	}
+	if c := e.coders[keyPrefix]; c != nil {
+		if k, ok := key.(*record.KeyRow); ok {
+			var err error
+			if key, err = e.unfold.Key(topic, k); err != nil {
+				return dst, false, err
+			}
+		}
+		return c.append(dst, topic, key)
+	}
 	if k, ok := key.(*record.KeyRow); ok {
 		return e.key(dst, topic, k, e.s.keyJSON.schemas)
 	}
-	return e.plain(dst, e.s.key, e.s.keyJSON.schemas, key)
+	return e.plain(dst, e.s.key, &e.s.keyJSON, key)
 }
 
 func (e *Encoder) key(dst []byte, topic string, k *record.KeyRow, schemas bool) ([]byte, bool, error) {
@@ -170,6 +227,15 @@ func (e *Encoder) Header(dst []byte, topic string, k *record.KeyRow) ([]byte, bo
 
 // Value appends a value's bytes to dst; false means null (a tombstone).
 func (e *Encoder) Value(dst []byte, topic string, value any) ([]byte, bool, error) {
+	if coder := e.coders[valuePrefix]; coder != nil {
+		if c, ok := value.(*record.ChangeEvent); ok {
+			var err error
+			if value, err = e.unfold.Value(topic, c); err != nil {
+				return dst, false, err
+			}
+		}
+		return coder.append(dst, topic, value)
+	}
 	if c, ok := value.(*record.ChangeEvent); ok {
 		if c == nil {
 			return dst, false, nil
@@ -194,18 +260,32 @@ func (e *Encoder) Value(dst []byte, topic string, value any) ([]byte, bool, erro
 		}
 		return dst, false, fmt.Errorf("the %s converter can't write change events; use canal-json or debezium-json", e.s.value)
 	}
-	return e.plain(dst, e.s.value, e.s.valueJSON.schemas, value)
+	return e.plain(dst, e.s.value, &e.s.valueJSON, value)
 }
 
-func (e *Encoder) plain(dst []byte, converter string, schemas bool, v any) ([]byte, bool, error) {
-	if s, ok := v.(*record.Struct); ok {
-		if s == nil {
+func (e *Encoder) plain(dst []byte, converter string, o *connectOptions, v any) ([]byte, bool, error) {
+	if size, ok := fixedWidths[converter]; ok {
+		return appendFixed(dst, converter, size, v)
+	}
+	var schema *record.Schema
+	switch x := v.(type) {
+	case *record.Struct:
+		if x == nil {
 			return dst, false, nil
 		}
-		if !schemas {
-			return appendStruct(dst, s), true, nil
+		schema = x.Schema
+	case *record.Typed:
+		if converter == String || converter == Bytes {
+			return e.plain(dst, converter, o, x.Value)
 		}
-		return withSchema(dst, appendSchema(nil, s.Schema, ""), func(b []byte) []byte { return appendStruct(b, s) }), true, nil
+		schema, v = x.Schema, x.Value
+	}
+	if schema != nil {
+		if !o.schemas {
+			return appendTyped(dst, schema, v, o), true, nil
+		}
+		dst = append(dst, e.schema(schema, o)...)
+		return append(appendTyped(dst, schema, v, o), '}'), true, nil
 	}
 	if v == nil {
 		return dst, false, nil
@@ -233,7 +313,31 @@ func (e *Encoder) plain(dst []byte, converter string, schemas bool, v any) ([]by
 	if err != nil {
 		return dst, false, fmt.Errorf("write JSON: %w", err)
 	}
+	if o.schemas && o.given {
+		dst = append(append(append(dst, `{"schema":null,"payload":`...), b...), '}')
+		return dst, true, nil
+	}
 	return append(dst, b...), true, nil
+}
+
+// inForm is a schema as one of the options' forms writes it.
+type inForm struct {
+	schema  *record.Schema
+	numeric bool
+}
+
+// schema returns {"schema":…,"payload": for a schema.
+func (e *Encoder) schema(s *record.Schema, o *connectOptions) []byte {
+	k := inForm{s, o.numeric}
+	b := e.written[k]
+	if b == nil {
+		if e.written == nil || len(e.written) >= cacheMax {
+			e.written = map[inForm][]byte{}
+		}
+		b = opening(s, o)
+		e.written[k] = b
+	}
+	return b
 }
 
 // appendKeyRow writes the key columns as a JSON object with natural types: {"id":1}.
@@ -306,16 +410,23 @@ func appendMembers(dst []byte, c *record.Column, v uint64) []byte {
 
 // Decoder turns messages into records.
 type Decoder struct {
-	s      settings
-	tables map[string]*record.Table
+	s       settings
+	tables  map[string]*record.Table
+	schemas map[string]*record.Schema // by their JSON
+	coders  map[string]coder
 }
 
 // NewDecoder makes a decoder; its problems are those of Check.
 func NewDecoder(c Config) (*Decoder, error) {
-	c.Reads = true
 	s, problems := parse(c)
-	return &Decoder{s: s, tables: map[string]*record.Table{}}, configdef.AsError(problems)
+	if len(problems) > 0 {
+		return nil, configdef.AsError(problems)
+	}
+	return &Decoder{s: s, tables: map[string]*record.Table{}, coders: s.coders()}, nil
 }
+
+// Debezium reports whether values are said to be Debezium's envelopes.
+func (d *Decoder) Debezium() bool { return d.s.value == Debezium }
 
 // Decode appends the records of a message to dst: several where a Canal message holds several rows. All have the message's offset.
 func (d *Decoder) Decode(dst []record.Record, m kafka.Fetched) ([]record.Record, error) {
@@ -324,7 +435,7 @@ func (d *Decoder) Decode(dst []record.Record, m kafka.Fetched) ([]record.Record,
 		r.Headers = append(r.Headers, record.Header{Key: h.Key, Value: h.Value})
 	}
 	var err error
-	if r.Key, err = decodePlain(d.s.key, d.s.keyJSON.schemas, m.Key); err != nil {
+	if r.Key, err = d.half(keyPrefix, m.Key); err != nil {
 		return dst, fmt.Errorf("key: %w", err)
 	}
 	if m.Value == nil {
@@ -333,13 +444,26 @@ func (d *Decoder) Decode(dst []record.Record, m kafka.Fetched) ([]record.Record,
 	if d.s.value == CanalJSON {
 		return d.canal(dst, r, m.Value)
 	}
-	if r.Value, err = decodePlain(d.s.value, d.s.valueJSON.schemas, m.Value); err != nil {
+	if r.Value, err = d.half(valuePrefix, m.Value); err != nil {
 		return dst, fmt.Errorf("value: %w", err)
 	}
 	return append(dst, r), nil
 }
 
-func decodePlain(converter string, schemas bool, b []byte) (any, error) {
+// half reads a key or value that is no Canal message.
+func (d *Decoder) half(prefix string, b []byte) (any, error) {
+	if c := d.coders[prefix]; c != nil {
+		return c.read(b)
+	}
+	name, o := d.s.half(prefix)
+	switch name {
+	case JSON, Debezium, CanalJSON:
+		return d.connectJSON(o, b)
+	}
+	return decodePlain(name, b)
+}
+
+func decodePlain(converter string, b []byte) (any, error) {
 	if b == nil {
 		return nil, nil
 	}
@@ -349,14 +473,12 @@ func decodePlain(converter string, schemas bool, b []byte) (any, error) {
 	case Bytes:
 		return b, nil
 	}
+	if size, ok := fixedWidths[converter]; ok {
+		return readFixed(converter, size, b)
+	}
 	var v any
 	if err := unmarshalNumbers(b, &v); err != nil {
 		return nil, fmt.Errorf("the bytes are no JSON (set the converter to string or bytes to pass them as they are): %w", err)
-	}
-	if m, ok := v.(map[string]any); ok && schemas && len(m) == 2 {
-		if payload, ok := m["payload"]; ok {
-			return payload, nil
-		}
 	}
 	return v, nil
 }

@@ -255,7 +255,7 @@ func TestClassDefaults(t *testing.T) {
 
 func TestUnknownConverter(t *testing.T) {
 	t.Parallel()
-	if p := Check(Config{Value: "avro", ValueOptions: map[string]string{"schemas.enable": "true", "nope": "1"}}); len(p) != 3 {
+	if p := Check(Config{Value: "xml", ValueOptions: map[string]string{"schemas.enable": "true", "nope": "1"}}); len(p) != 3 {
 		t.Errorf("problems %v, want three", p)
 	}
 }

@@ -14,6 +14,7 @@ type connectOptions struct {
 	schemas     bool // schemas.enable
 	replaceNull bool // replace.null.with.default
 	numeric     bool // decimal.format=NUMERIC
+	given       bool // schemas.enable is set
 }
 
 // dbzTable is what all events of a table's shape have in common in Debezium's envelope.
@@ -71,6 +72,21 @@ func rowSchema(name string, columns []dbzColumn) *record.Schema {
 	return s
 }
 
+func envelopeSchema(topic, connector string, columns []dbzColumn) *record.Schema {
+	row := rowSchema(topic+".Value", columns)
+	row.Optional = true
+	return &record.Schema{Type: record.TypeStruct, Name: topic + ".Envelope", Version: 2, Fields: []record.Field{
+		{Name: "before", Schema: row},
+		{Name: "after", Schema: row},
+		{Name: "source", Schema: sourceSchema(connector)},
+		{Name: "transaction", Schema: blockSchema},
+		{Name: "op", Schema: stringSchema},
+		{Name: "ts_ms", Schema: optionalInt64},
+		{Name: "ts_us", Schema: optionalInt64},
+		{Name: "ts_ns", Schema: optionalInt64},
+	}}
+}
+
 var noEnvelope = &record.Envelope{Connector: "millrace", Name: "millrace"}
 
 func (e *Encoder) dbzTable(t *record.Table, topic string) *dbzTable {
@@ -89,29 +105,18 @@ func (e *Encoder) dbzTable(t *record.Table, topic string) *dbzTable {
 		r.key = append(r.key, dbzColumnOf(&t.Columns[at], env, e.s.keyJSON.numeric))
 	}
 	if e.s.keyJSON.schemas {
-		r.keySchema = opening(rowSchema(topic+".Key", r.key))
+		r.keySchema = opening(rowSchema(topic+".Key", r.key), &e.s.keyJSON)
 	}
 	if e.s.valueJSON.schemas {
-		row := rowSchema(topic+".Value", r.columns)
-		row.Optional = true
-		r.valueSchema = opening(&record.Schema{Type: record.TypeStruct, Name: topic + ".Envelope", Version: 2, Fields: []record.Field{
-			{Name: "before", Schema: row},
-			{Name: "after", Schema: row},
-			{Name: "source", Schema: sourceSchema(env.Connector)},
-			{Name: "transaction", Schema: blockSchema},
-			{Name: "op", Schema: stringSchema},
-			{Name: "ts_ms", Schema: optionalInt64},
-			{Name: "ts_us", Schema: optionalInt64},
-			{Name: "ts_ns", Schema: optionalInt64},
-		}})
+		r.valueSchema = opening(envelopeSchema(topic, env.Connector, r.columns), &e.s.valueJSON)
 	}
 	r.source, r.afterDB = sourceParts(env, t.Database)
 	r.afterNS = append(appendJSONString([]byte(`,"table":`), t.Name), `,"server_id":`...)
 	return e.envelopes.put(t, r)
 }
 
-func opening(s *record.Schema) []byte {
-	return append(appendSchema([]byte(`{"schema":`), s, ""), `,"payload":`...)
+func opening(s *record.Schema, o *connectOptions) []byte {
+	return append(appendSchema([]byte(`{"schema":`), s, "", o), `,"payload":`...)
 }
 
 func sourceParts(env *record.Envelope, db string) (first, second []byte) {

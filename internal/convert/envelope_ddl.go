@@ -49,6 +49,20 @@ var (
 	}}
 )
 
+func schemaChangeSchema(connector string) *record.Schema {
+	return &record.Schema{
+		Type: record.TypeStruct, Name: "io.debezium.connector." + connector + ".SchemaChangeValue", Version: 1,
+		Fields: []record.Field{
+			{Name: "source", Schema: sourceSchema(connector)},
+			{Name: "ts_ms", Schema: int64Schema},
+			{Name: "databaseName", Schema: optionalString},
+			{Name: "schemaName", Schema: optionalString},
+			{Name: "ddl", Schema: optionalString},
+			{Name: "tableChanges", Schema: list(changeSchema, false)},
+		},
+	}
+}
+
 // appendSchemaChange writes a DDL event as a record of Debezium's schema change topic.
 func (e *Encoder) appendSchemaChange(dst []byte, c *record.ChangeEvent) []byte {
 	env := c.Table.Envelope
@@ -71,17 +85,7 @@ func (e *Encoder) appendSchemaChange(dst []byte, c *record.ChangeEvent) []byte {
 	if !e.s.valueJSON.schemas {
 		return body(dst)
 	}
-	schema := appendSchema(nil, &record.Schema{
-		Type: record.TypeStruct, Name: "io.debezium.connector." + env.Connector + ".SchemaChangeValue", Version: 1,
-		Fields: []record.Field{
-			{Name: "source", Schema: sourceSchema(env.Connector)},
-			{Name: "ts_ms", Schema: int64Schema},
-			{Name: "databaseName", Schema: optionalString},
-			{Name: "schemaName", Schema: optionalString},
-			{Name: "ddl", Schema: optionalString},
-			{Name: "tableChanges", Schema: list(changeSchema, false)},
-		},
-	}, "")
+	schema := appendSchema(nil, schemaChangeSchema(env.Connector), "", &asIs)
 	return withSchema(dst, schema, body)
 }
 

@@ -79,8 +79,12 @@ func plainKeys() []configdef.Key {
 
 // read reads the settings of both converters.
 func (s *settings) read(c Config) []configdef.Problem {
-	key, problems := parseOptions(keyOptions, keyPrefix, c.KeyOptions)
-	value, more := parseOptions(valueOptions, valuePrefix, c.ValueOptions)
+	ofKey, problems := s.registrySettings(keyPrefix, c.KeyOptions)
+	ofValue, more := s.registrySettings(valuePrefix, c.ValueOptions)
+	problems = append(problems, more...)
+	key, more := parseOptions(keyOptions, keyPrefix, ofKey)
+	problems = append(problems, more...)
+	value, more := parseOptions(valueOptions, valuePrefix, ofValue)
 	problems = append(problems, more...)
 	problems = append(problems, s.keyJSON.read(key, keyPrefix, s.key)...)
 	problems = append(problems, s.valueJSON.read(value, valuePrefix, s.value)...)
@@ -114,6 +118,7 @@ func (o *connectOptions) read(v configdef.Values, prefix, converter string) []co
 			*to = v.Bool(prefix + name)
 		}
 	}
+	o.given = v.IsSet(prefix + optSchemas)
 	o.numeric = v.String(prefix+optDecimal) == "NUMERIC"
 	if o.schemas && converter != Debezium && converter != JSON {
 		return []configdef.Problem{{Key: prefix + optSchemas, Value: "true", Message: fmt.Sprintf(

@@ -2,26 +2,32 @@ package convert
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/millrace/millrace/connectors/record"
 )
 
 // appendSchema writes a schema as Kafka Connect's JsonConverter does. field is its name within a struct; empty: it stands alone.
-func appendSchema(dst []byte, s *record.Schema, field string) []byte {
+func appendSchema(dst []byte, s *record.Schema, field string, o *connectOptions) []byte {
 	dst = append(dst, `{"type":"`...)
 	dst = append(append(dst, s.Type...), '"')
 	switch s.Type {
 	case record.TypeArray:
-		dst = appendSchema(append(dst, `,"items":`...), s.Items, "")
+		dst = appendSchema(append(dst, `,"items":`...), s.Items, "", o)
+	case record.TypeMap:
+		dst = appendSchema(append(dst, `,"keys":`...), s.Keys, "", o)
+		dst = appendSchema(append(dst, `,"values":`...), s.Items, "", o)
 	case record.TypeStruct:
 		dst = append(dst, `,"fields":[`...)
 		for i, f := range s.Fields {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = appendSchema(dst, f.Schema, f.Name)
+			dst = appendSchema(dst, f.Schema, f.Name, o)
 		}
 		dst = append(dst, ']')
 	default:
@@ -47,7 +53,7 @@ func appendSchema(dst []byte, s *record.Schema, field string) []byte {
 		dst = append(dst, '}')
 	}
 	if s.Default != nil {
-		dst = appendAny(append(dst, `,"default":`...), s.Default)
+		dst = appendTyped(append(dst, `,"default":`...), s, s.Default, o)
 	}
 	if field != "" {
 		dst = appendJSONString(append(dst, `,"field":`...), field)
@@ -56,17 +62,53 @@ func appendSchema(dst []byte, s *record.Schema, field string) []byte {
 }
 
 // appendStruct writes a struct's values as JSON.
-func appendStruct(dst []byte, s *record.Struct) []byte {
+func appendStruct(dst []byte, s *record.Struct, o *connectOptions) []byte {
 	dst = append(dst, '{')
 	for i, f := range s.Schema.Fields {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
 		dst = append(appendJSONString(dst, f.Name), ':')
-		dst = appendAny(dst, s.Values[i])
+		dst = appendTyped(dst, f.Schema, s.Values[i], o)
 	}
 	return append(dst, '}')
 }
+
+// appendTyped writes a value of a schema with the converter's options.
+func appendTyped(dst []byte, s *record.Schema, v any, o *connectOptions) []byte {
+	if v == nil && o.replaceNull {
+		v = s.Default
+	}
+	switch x := v.(type) {
+	case []byte:
+		if o.numeric && s.Name == record.LogicalDecimal {
+			return appendDecimalDigits(dst, x, decimalScale(s))
+		}
+	case float64:
+		if s.Type == record.TypeFloat {
+			return appendJavaFloat(dst, x, 32)
+		}
+	case *record.Struct:
+		if x != nil {
+			return appendStruct(dst, x, o)
+		}
+	case []any:
+		if s.Items != nil {
+			dst = append(dst, '[')
+			for i, item := range x {
+				if i > 0 {
+					dst = append(dst, ',')
+				}
+				dst = appendTyped(dst, s.Items, item, o)
+			}
+			return append(dst, ']')
+		}
+	}
+	return appendAny(dst, v)
+}
+
+// asIs writes a struct as it is.
+var asIs connectOptions
 
 // appendAny writes one of the values that a record.Struct may hold.
 func appendAny(dst []byte, v any) []byte {
@@ -89,7 +131,18 @@ func appendAny(dst []byte, v any) []byte {
 		if v == nil {
 			return append(dst, "null"...)
 		}
-		return appendStruct(dst, v)
+		return appendStruct(dst, v, &asIs)
+	case map[string]any:
+		dst = append(dst, '{')
+		for i, k := range slices.Sorted(maps.Keys(v)) {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendAny(append(appendJSONString(dst, k), ':'), v[k])
+		}
+		return append(dst, '}')
+	case json.Number:
+		return append(dst, v...)
 	case rawJSON:
 		return append(dst, v...)
 	case []any:

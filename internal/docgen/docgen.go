@@ -19,14 +19,16 @@ func Pages() map[string]string {
 	out := map[string]string{
 		"node-config.md": node(),
 		"metrics.md":     metrics(),
+		"transforms.md":  transforms(),
 		"connector-config.md": "# Settings that every connector has\n" + generated +
 			"\nBeside these a connector has its own; their pages are under [connectors](connectors.md).\n" +
 			"\n## Sources\n" + keys(config.Connector(connectors.KindSource), 3, false) +
 			"\n## Sinks\n" + keys(config.Connector(connectors.KindSink), 3, false) +
 			"\n## Transforms\n" + keys(config.Connector(connectors.KindTransform), 3, false),
 		"converters.md": "# Settings of converters\n" + generated +
-			"\n`value.converter` is one of " + code(convert.Names()) + ", or the class name of Kafka Connect's converter. `key.converter` has the same choice, and the\n" +
-			"settings of the first group.\n" + keys(convert.ValueOptions(), 2, false),
+			"\n`value.converter` is one of " + code(convert.Names()) + ", or the class name of Kafka Connect's or Confluent's converter. `key.converter` has the same choice, and the\n" +
+			"settings of the first and the last group. What they do is told in [formats](../guides/formats.md).\n" + keys(convert.ValueOptions(), 2, false) +
+			"\n## With a schema registry: avro and protobuf\nBehind `key.converter.` and `value.converter.`:\n\n" + table(convert.RegistrySpec()),
 	}
 	index := &strings.Builder{}
 	index.WriteString("# Connectors\n" + generated + "\n| class | kind | what it does | also answers to |\n|---|---|---|---|\n")
@@ -98,6 +100,18 @@ func keys(s *configdef.Spec, level int, process bool) string {
 			g = "Other"
 		}
 		fmt.Fprintf(b, "\n%s %s\n| key | type | default | what it does |\n|---|---|---|---|\n%s", strings.Repeat("#", level), g, rows)
+	}
+	return b.String()
+}
+
+// table renders a spec's keys without groups.
+func table(s *configdef.Spec) string {
+	b := &strings.Builder{}
+	b.WriteString("| key | type | default | what it does |\n|---|---|---|---|\n")
+	for _, k := range s.Keys() {
+		if !k.Hidden {
+			b.WriteString(row(&k, false))
+		}
 	}
 	return b.String()
 }

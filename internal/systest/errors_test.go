@@ -94,7 +94,7 @@ func TestRefusedConfigs(t *testing.T) {
 		{"secret that is not there", with(map[string]string{"database.password": "${env:NO_SUCH_SECRET}"}), []string{"database.password", "NO_SUCH_SECRET"}},
 		{"unknown class", map[string]string{"connector.class": "mysqll"}, []string{"mysqll", "mysql"}},
 		{"no class", map[string]string{}, []string{"connector.class"}},
-		{"transforms", with(map[string]string{"transforms": "a", "transforms.a.type": "x"}), []string{"transforms", "function"}},
+		{"transforms", with(map[string]string{"transforms": "a", "transforms.a.type": "x"}), []string{"transforms.a.type", "RegexRouter"}},
 		{"sink without topics", map[string]string{"connector.class": "file", "file.path": "/tmp"}, []string{"topics", "topics.regex"}},
 		{"sql, wrong password", map[string]string{"connector.class": "sql", "topics": "t", "connection.url": "mysql://cdc:wrong@" + maria.Addr + "/" + name}, []string{"connection.url", "refuses the login"}},
 		{"sql, no such database", map[string]string{"connector.class": "sql", "topics": "t", "connection.url": "mysql://cdc:cdc@" + maria.Addr + "/nosuchdb"}, []string{"connection.url", "nosuchdb"}},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/connectors"
+	"github.com/millrace/millrace/connectors/record"
 	"github.com/millrace/millrace/internal/kafka"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker/deadletter"
@@ -37,6 +38,8 @@ type Settings struct {
 	Compression string
 	// Ledger is the topic of the ledger; empty: the task keeps none.
 	Ledger string
+	// Transform changes a record in place before it is written or put; false: it is dropped. nil: there is none.
+	Transform func(*record.Record) (bool, error)
 }
 
 // Cut returns how many of msgs go on together: at least one, and no more than the bounds allow (I8).

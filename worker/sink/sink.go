@@ -209,9 +209,17 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 		bytes += len(m.Key) + len(m.Value)
 		before := len(l.records)
 		var err error
-		if l.records, err = l.dec.Decode(l.records, m); err != nil {
+		stage := deadletter.StageConverter
+		if l.records, err = l.dec.Decode(l.records, m); err == nil && l.Settings.Transform != nil {
+			stage = deadletter.StageTransform
+			l.records, err = l.transform(l.records, before)
+		}
+		if err != nil {
 			l.records = l.records[:before]
-			if err := l.fail(ctx, m, deadletter.StageConverter, err); err != nil {
+			if connectors.IsRetriable(err) {
+				return err // not the record's fault
+			}
+			if err := l.fail(ctx, m, stage, err); err != nil {
 				return err
 			}
 			continue
@@ -252,6 +260,21 @@ func (l *loop) put(ctx context.Context, msgs []kafka.Fetched) error {
 	}
 	l.Progress.Committed(len(msgs), bytes)
 	return nil
+}
+
+// transform runs the records from first on through the transforms, and returns those that are left.
+func (l *loop) transform(records []record.Record, first int) ([]record.Record, error) {
+	left := records[:first]
+	for i := first; i < len(records); i++ {
+		keep, err := l.Settings.Transform(&records[i])
+		if err != nil {
+			return left, err
+		}
+		if keep {
+			left = append(left, records[i])
+		}
+	}
+	return left, nil
 }
 
 // deliver takes the batch through to the target. When ctx has ended meanwhile somebody else may have the task, so nothing follows.

@@ -202,22 +202,45 @@ func (l *loop) convert(ctx context.Context, batch *connectors.Batch) (*bundle, e
 	default:
 	}
 	b.bytes, b.newest, b.offset, b.topics = 0, 0, batch.Offset, b.topics[:0]
-	if l.group != nil {
-		if err := l.addGroups(ctx, b, batch.Records); err != nil {
+	if l.Settings.Transform == nil {
+		if err := l.addAll(ctx, b, batch.Records); err != nil {
 			return nil, err
 		}
-	} else {
-		for i := range batch.Records {
-			if err := l.add(ctx, b, &batch.Records[i]); err != nil {
-				return nil, err
-			}
-		}
+	} else if err := l.transformAll(ctx, b, batch.Records); err != nil {
+		return nil, err
 	}
 	l.Progress.In(len(batch.Records))
 	if batch.Release != nil {
 		batch.Release()
 	}
 	return b, nil
+}
+
+// addAll converts records into a bundle's messages.
+func (l *loop) addAll(ctx context.Context, b *bundle, records []record.Record) error {
+	if l.group != nil {
+		return l.addGroups(ctx, b, records)
+	}
+	for i := range records {
+		if err := l.add(ctx, b, &records[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// transformAll runs records through the transforms, and converts what is left of them one by one.
+func (l *loop) transformAll(ctx context.Context, b *bundle, records []record.Record) error {
+	for i := range records {
+		keep, err := l.transform(ctx, b, &records[i])
+		if err == nil && keep {
+			err = l.addAll(ctx, b, records[i:i+1])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // write has f append to memory of the bundle, and returns what it appended.
@@ -347,6 +370,23 @@ func (l *loop) take(ctx context.Context, b *bundle) error {
 	return nil
 }
 
+// transform runs a record through the transforms; they see all its headers.
+func (l *loop) transform(ctx context.Context, b *bundle, r *record.Record) (bool, error) {
+	change, _ := r.Value.(*record.ChangeEvent)
+	if change != nil {
+		b.newest = max(b.newest, change.Source.TimeMS)
+	}
+	for _, h := range l.common.of(envelopeOf(r), change != nil && change.Source.Snapshot) {
+		r.Headers = append(r.Headers, record.Header{Key: h.Key, Value: h.Value})
+	}
+	was := *r
+	keep, err := l.Settings.Transform(r)
+	if err != nil {
+		return false, l.refuse(ctx, b, &was, deadletter.StageTransform, err)
+	}
+	return keep, nil
+}
+
 // add converts a record into a bundle's next message.
 func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 	m := kafka.Message{Topic: r.Topic, Partition: r.Partition, TimestampMS: r.TimestampMS}
@@ -364,10 +404,15 @@ func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 		}
 	}
 	if err != nil {
-		return l.refuse(ctx, b, r, err)
+		if connectors.IsRetriable(err) {
+			return err // not the record's fault
+		}
+		return l.refuse(ctx, b, r, deadletter.StageConverter, err)
 	}
 	change, _ := r.Value.(*record.ChangeEvent)
-	m.Headers = l.common.of(envelopeOf(r), change != nil && change.Source.Snapshot)
+	if l.Settings.Transform == nil { // else the record has them already
+		m.Headers = l.common.of(envelopeOf(r), change != nil && change.Source.Snapshot)
+	}
 	if len(r.Headers) > 0 {
 		if m.Headers, err = l.ownHeaders(b, r, m.Headers); err != nil {
 			return err
@@ -384,9 +429,9 @@ func (l *loop) add(ctx context.Context, b *bundle, r *record.Record) error {
 	return nil
 }
 
-// refuse hands a record that can't be converted to errors.tolerance. Its dead letter is written by another converter, which takes anything,
+// refuse hands a record that can't be transformed or converted to errors.tolerance. Its dead letter is written by another converter, which takes anything,
 // and is part of the transaction, so it is there exactly once.
-func (l *loop) refuse(ctx context.Context, b *bundle, r *record.Record, cause error) error {
+func (l *loop) refuse(ctx context.Context, b *bundle, r *record.Record, stage string, cause error) error {
 	at := kafka.Fetched{Topic: r.Topic, Offset: -1, TimestampMS: r.TimestampMS}
 	key, okKey, keyErr := l.dead.Key(nil, r.Topic, r.Key)
 	value, okValue, valueErr := l.dead.Value(nil, r.Topic, r.Value)
@@ -397,7 +442,7 @@ func (l *loop) refuse(ctx context.Context, b *bundle, r *record.Record, cause er
 		at.Value = value
 	}
 	// I5: nothing is left out unless the config says so, and then it is counted.
-	m, err := l.Settings.Dead.Handle(at, deadletter.StageConverter, errors.Join(cause, keyErr, valueErr))
+	m, err := l.Settings.Dead.Handle(at, stage, errors.Join(cause, keyErr, valueErr))
 	if err != nil {
 		return err
 	}
