@@ -109,7 +109,7 @@ func (s server) Session(stream clusterv1.Cluster_SessionServer) error {
 
 	acks := make(chan uint64, 1)
 	g, run := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.send(run, stream, id, s.c.sessions.Signals(id, boot), acks) })
+	g.Go(func() error { return s.send(run, stream, id, boot, acks) })
 	g.Go(func() error {
 		for {
 			m, err := stream.Recv()
@@ -162,8 +162,8 @@ func (c *Coordinator) admitWorker(ctx context.Context, n *clusterv1.NodeInfo) er
 }
 
 // send is the sending half: welcome, then answers to heartbeats, and the whole assignment whenever it differs from what was sent last.
-func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, worker string, signals <-chan *clusterv1.Signal, acks <-chan uint64) error {
-	t := s.c.opts.Timing
+func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, worker, boot string, acks <-chan uint64) error {
+	t, signals := s.c.opts.Timing, s.c.sessions.Signals(worker, boot)
 	changed, stop := s.c.watch()
 	defer stop()
 	err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Welcome{Welcome: &clusterv1.Welcome{
@@ -188,6 +188,21 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 		last = now
 		return stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Assignments{Assignments: now}})
 	}
+	// strays asks for units that the worker was given and that were taken back before it saw them: it would never say that it has let go, and
+	// nobody else could get them. The set without them goes first, so that the worker can't start one after it has said that it does not run it (I1).
+	strays := func() error {
+		var list []*clusterv1.Running
+		s.c.fsm.View(func(st *state.State) {
+			list = s.c.sessions.Strays(worker, boot, func(u state.UnitID) bool { a, ok := st.Assignment(u); return ok && a.Worker == worker })
+		})
+		if len(list) == 0 {
+			return nil
+		}
+		if err := look(); err != nil {
+			return err
+		}
+		return stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Strays{Strays: &clusterv1.Strays{Units: list}}})
+	}
 	if err := look(); err != nil {
 		return err
 	}
@@ -197,6 +212,9 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 			return ctx.Err()
 		case seq := <-acks:
 			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Ack{Ack: &clusterv1.HeartbeatAck{Seq: seq}}}); err != nil {
+				return err
+			}
+			if err := strays(); err != nil {
 				return err
 			}
 		case sig := <-signals:

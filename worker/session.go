@@ -140,6 +140,12 @@ func (s *live) receive(ctx context.Context) error {
 			}
 			s.w.assignments <- assigned{k.Assignments, s.hello}
 			s.w.watched.synced.Store(true)
+		case *clusterv1.LeaderMessage_Strays:
+			select {
+			case <-s.w.strays:
+			default:
+			}
+			s.w.strays <- k.Strays.Units
 		case *clusterv1.LeaderMessage_Signal:
 			// Leases must not wait for a task: one signal too many is refused.
 			if !g.TryGo(func() error { s.w.signal(ctx, k.Signal); return nil }) {

@@ -56,8 +56,9 @@ type Worker struct {
 	status  *statuses
 	watched watched
 
-	assignments chan assigned  // newest only
-	lost        chan time.Time // when the lease ran out
+	assignments chan assigned             // newest only
+	strays      chan []*clusterv1.Running // newest only
+	lost        chan time.Time            // when the lease ran out
 	lapsed      atomic.Pointer[time.Time]
 
 	mu     sync.Mutex // guards: info, leader, held, signals
@@ -105,7 +106,7 @@ func New(o Options) (*Worker, error) {
 	}
 	return &Worker{
 		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.Dial), lease: runner.NewLease(o.Faults), status: newStatuses(),
-		assignments: make(chan assigned, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
+		assignments: make(chan assigned, 1), strays: make(chan []*clusterv1.Running, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
 		signals: map[unitKey]*runner.Signals{}, offsets: &kafka.OffsetReader{},
 	}, nil
 }
@@ -314,6 +315,13 @@ func (w *Worker) manage(ctx context.Context) {
 			publish()
 			return
 		case want = <-w.assignments:
+		case list := <-w.strays:
+			for _, s := range list {
+				if k := keyOf(s.Unit); units[k] == nil {
+					w.status.set(&clusterv1.UnitStatus{Unit: s.Unit, Epoch: s.Epoch, State: clusterv1.State_STATE_UNASSIGNED})
+				}
+			}
+			continue
 		case at := <-w.lost:
 			if want.hello.Before(at) {
 				want = assigned{} // void; the next hello brings a new set

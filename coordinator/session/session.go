@@ -251,13 +251,11 @@ func (r *Registry) Signals(id, boot string) <-chan *clusterv1.Signal {
 func (r *Registry) take(w *worker, s *clusterv1.UnitStatus) bool {
 	u := unitID(s.Unit)
 	news := false
-	if s.State == clusterv1.State_STATE_UNASSIGNED {
-		if _, held := w.holds[u]; held {
-			delete(w.holds, u)
-			news = true
-		}
-	} else {
-		w.holds[u] = s.Epoch
+	if s.State != clusterv1.State_STATE_UNASSIGNED {
+		w.holds[u] = max(w.holds[u], s.Epoch)
+	} else if epoch, held := w.holds[u]; held && s.Epoch >= epoch { // I1: it may have been given the unit again meanwhile
+		delete(w.holds, u)
+		news = true
 	}
 	// I1: a status of an older epoch says nothing about the unit any more.
 	if old := r.status[u]; old == nil || s.Epoch >= old.Epoch {
@@ -275,6 +273,23 @@ func (r *Registry) Hold(id string, u state.UnitID, epoch uint64) {
 	if w := r.workers[id]; w != nil {
 		w.holds[u] = max(w.holds[u], epoch)
 	}
+}
+
+// Strays returns the units that a worker may still run though they are no longer its own.
+func (r *Registry) Strays(id, boot string, owns func(state.UnitID) bool) []*clusterv1.Running {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.workers[id]
+	if w == nil || w.boot != boot {
+		return nil
+	}
+	var out []*clusterv1.Running
+	for u, epoch := range w.holds {
+		if !owns(u) {
+			out = append(out, &clusterv1.Running{Unit: &clusterv1.Unit{Connector: u.Connector, Task: u.Task}, Epoch: epoch})
+		}
+	}
+	return out
 }
 
 // Alive reports whether a worker's lease may still run. After a leader change every worker that the log names as an owner is alive until

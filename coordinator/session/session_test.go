@@ -178,3 +178,34 @@ func TestDrainingAndLeaving(t *testing.T) {
 		}
 	})
 }
+
+// A unit that was given and taken back before the worker saw it is a stray until the worker says, with that epoch, that it does not run it. What it
+// says of an older epoch frees nothing that it was given since.
+func TestStrays(t *testing.T) {
+	r := New(DefaultTiming(), func() {})
+	r.Lead()
+	n := &clusterv1.NodeInfo{Id: "n1"}
+	if !r.Hello(&clusterv1.Hello{Node: n, BootId: "b"}) {
+		t.Fatal("hello was refused")
+	}
+	u := state.UnitID{Connector: "c", Task: 1}
+	r.Hold("n1", u, 7)
+	none := func(state.UnitID) bool { return false }
+	if got := r.Strays("n1", "b", func(state.UnitID) bool { return true }); len(got) != 0 {
+		t.Errorf("its own unit is a stray: %v", got)
+	}
+	if got := r.Strays("n1", "b", none); len(got) != 1 || got[0].Epoch != 7 {
+		t.Fatalf("strays %v", got)
+	}
+	free := func(epoch uint64) {
+		r.Heartbeat("n1", "b", &clusterv1.Heartbeat{Statuses: []*clusterv1.UnitStatus{{
+			Unit: &clusterv1.Unit{Connector: "c", Task: 1}, Epoch: epoch, State: clusterv1.State_STATE_UNASSIGNED,
+		}}})
+	}
+	if free(5); !r.HeldElsewhere(u, "n2") {
+		t.Error("what was said of an older epoch has freed the unit")
+	}
+	if free(7); r.HeldElsewhere(u, "n2") || len(r.Strays("n1", "b", none)) != 0 {
+		t.Error("the unit is held though the worker has said that it does not run it")
+	}
+}

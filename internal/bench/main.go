@@ -82,7 +82,7 @@ func run(ctx context.Context, o options) (err error) {
 			}
 		}
 	}
-	return write(o, results)
+	return write(ctx, o, results)
 }
 
 // warmUp has the broker and the database do once what they will be measured with: a broker's first seconds are slow.

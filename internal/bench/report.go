@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,11 +22,11 @@ type report struct {
 	Results []result `json:"results"`
 }
 
-func write(o options, results []result) error {
-	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output()
+func write(ctx context.Context, o options, results []result) error {
+	commit, _ := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output()
 	r := report{time.Now().UTC().Format(time.DateOnly), strings.TrimSpace(string(commit)), runtime.Version(), runtime.NumCPU(), results}
 	table := tableOf(r)
-	fmt.Println(table)
+	fmt.Fprintln(os.Stdout, table)
 	if o.out != "" {
 		b, err := json.MarshalIndent(r, "", " ")
 		if err != nil {

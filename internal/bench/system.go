@@ -101,7 +101,7 @@ func (e *env) debezium(ctx context.Context) (*system, error) {
 }
 
 func (e *env) millrace(ctx context.Context) (*system, error) {
-	f := &fleet.Fleet{Bin: e.bin, Dir: filepath.Join(e.dir, fmt.Sprint(time.Now().UnixNano())), Args: []string{"--brokers", e.brokers, "--profile", e.profile}}
+	f := &fleet.Fleet{Bin: e.bin, Dir: filepath.Join(e.dir, strconv.FormatInt(time.Now().UnixNano(), 10)), Args: []string{"--brokers", e.brokers, "--profile", e.profile}}
 	n, err := f.Add("bench")
 	if err != nil {
 		return nil, err

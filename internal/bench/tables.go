@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -40,10 +41,10 @@ var shapes = []shape{
 func wide() shape {
 	s := shape{name: "wide", rows: 60_000, columns: "id bigint not null primary key auto_increment, note varchar(200)", insert: "note", values: "concat('n', @base+seq)"}
 	for i := range 12 {
-		n := fmt.Sprint(i)
+		n := strconv.Itoa(i)
 		s.columns += ", i" + n + " int, t" + n + " varchar(60), p" + n + " decimal(14,4), d" + n + " datetime"
 		s.insert += ", i" + n + ", t" + n + ", p" + n + ", d" + n
-		s.values += ", seq*" + n + ", concat('text of column " + n + " in row ', @base+seq), (@base+seq)/" + fmt.Sprint(i+2) + ", '2026-01-01' + interval (@base+seq) second"
+		s.values += ", seq*" + n + ", concat('text of column " + n + " in row ', @base+seq), (@base+seq)/" + strconv.Itoa(i+2) + ", '2026-01-01' + interval (@base+seq) second"
 	}
 	return s
 }

@@ -260,7 +260,7 @@ func (l *loop) write(b *bundle, f func(dst []byte) ([]byte, bool, error)) ([]byt
 	if len(out) <= cap(free) { // else append has moved it elsewhere
 		*block = (*block)[:len(*block)+len(out)]
 	}
-	return out[:len(out):len(out)], ok, err
+	return slices.Clip(out), ok, err
 }
 
 // send sends a bundle and takes its memory back for another one.

@@ -729,6 +729,7 @@ type LeaderMessage struct {
 	//	*LeaderMessage_Ack
 	//	*LeaderMessage_Assignments
 	//	*LeaderMessage_Signal
+	//	*LeaderMessage_Strays
 	Kind          isLeaderMessage_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -807,6 +808,15 @@ func (x *LeaderMessage) GetSignal() *Signal {
 	return nil
 }
 
+func (x *LeaderMessage) GetStrays() *Strays {
+	if x != nil {
+		if x, ok := x.Kind.(*LeaderMessage_Strays); ok {
+			return x.Strays
+		}
+	}
+	return nil
+}
+
 type isLeaderMessage_Kind interface {
 	isLeaderMessage_Kind()
 }
@@ -827,6 +837,10 @@ type LeaderMessage_Signal struct {
 	Signal *Signal `protobuf:"bytes,4,opt,name=signal,proto3,oneof"`
 }
 
+type LeaderMessage_Strays struct {
+	Strays *Strays `protobuf:"bytes,5,opt,name=strays,proto3,oneof"`
+}
+
 func (*LeaderMessage_Welcome) isLeaderMessage_Kind() {}
 
 func (*LeaderMessage_Ack) isLeaderMessage_Kind() {}
@@ -834,6 +848,54 @@ func (*LeaderMessage_Ack) isLeaderMessage_Kind() {}
 func (*LeaderMessage_Assignments) isLeaderMessage_Kind() {}
 
 func (*LeaderMessage_Signal) isLeaderMessage_Kind() {}
+
+func (*LeaderMessage_Strays) isLeaderMessage_Kind() {}
+
+// Strays are units that were given to the worker and taken back, and of which it has not said that it runs them no more: it may never have seen
+// them, for only the newest set counts. For each that it does not run it reports UNASSIGNED with this epoch. An older worker ignores it.
+type Strays struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Units         []*Running             `protobuf:"bytes,1,rep,name=units,proto3" json:"units,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Strays) Reset() {
+	*x = Strays{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Strays) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Strays) ProtoMessage() {}
+
+func (x *Strays) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Strays.ProtoReflect.Descriptor instead.
+func (*Strays) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Strays) GetUnits() []*Running {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
 
 // Signal asks a running task for something, such as to read a table anew. Answered by a SignalResult in a heartbeat.
 type Signal struct {
@@ -849,7 +911,7 @@ type Signal struct {
 
 func (x *Signal) Reset() {
 	*x = Signal{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +923,7 @@ func (x *Signal) String() string {
 func (*Signal) ProtoMessage() {}
 
 func (x *Signal) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[9]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +936,7 @@ func (x *Signal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signal.ProtoReflect.Descriptor instead.
 func (*Signal) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Signal) GetId() uint64 {
@@ -916,7 +978,7 @@ type SignalResult struct {
 
 func (x *SignalResult) Reset() {
 	*x = SignalResult{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +990,7 @@ func (x *SignalResult) String() string {
 func (*SignalResult) ProtoMessage() {}
 
 func (x *SignalResult) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[10]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1003,7 @@ func (x *SignalResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResult.ProtoReflect.Descriptor instead.
 func (*SignalResult) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SignalResult) GetId() uint64 {
@@ -969,7 +1031,7 @@ type Unit struct {
 
 func (x *Unit) Reset() {
 	*x = Unit{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1043,7 @@ func (x *Unit) String() string {
 func (*Unit) ProtoMessage() {}
 
 func (x *Unit) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[11]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1056,7 @@ func (x *Unit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unit.ProtoReflect.Descriptor instead.
 func (*Unit) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Unit) GetConnector() string {
@@ -1027,7 +1089,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1101,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[12]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1114,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Hello) GetNode() *NodeInfo {
@@ -1100,7 +1162,7 @@ type Running struct {
 
 func (x *Running) Reset() {
 	*x = Running{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1174,7 @@ func (x *Running) String() string {
 func (*Running) ProtoMessage() {}
 
 func (x *Running) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[13]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1187,7 @@ func (x *Running) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Running.ProtoReflect.Descriptor instead.
 func (*Running) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Running) GetUnit() *Unit {
@@ -1157,7 +1219,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1231,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[14]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1244,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Welcome) GetLeaseMs() int64 {
@@ -1230,7 +1292,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1304,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[15]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1317,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Heartbeat) GetSeq() uint64 {
@@ -1310,7 +1372,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1384,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[16]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1397,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HeartbeatAck) GetSeq() uint64 {
@@ -1357,7 +1419,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1431,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[17]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1444,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Assignments) GetIndex() uint64 {
@@ -1423,7 +1485,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1497,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[18]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1510,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Assignment) GetUnit() *Unit {
@@ -1527,7 +1589,7 @@ type VoidOffset struct {
 
 func (x *VoidOffset) Reset() {
 	*x = VoidOffset{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1601,7 @@ func (x *VoidOffset) String() string {
 func (*VoidOffset) ProtoMessage() {}
 
 func (x *VoidOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[19]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1614,7 @@ func (x *VoidOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VoidOffset.ProtoReflect.Descriptor instead.
 func (*VoidOffset) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VoidOffset) GetTopic() string {
@@ -1589,7 +1651,7 @@ type Planned struct {
 
 func (x *Planned) Reset() {
 	*x = Planned{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1663,7 @@ func (x *Planned) String() string {
 func (*Planned) ProtoMessage() {}
 
 func (x *Planned) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[20]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1676,7 @@ func (x *Planned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Planned.ProtoReflect.Descriptor instead.
 func (*Planned) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Planned) GetConnector() string {
@@ -1654,7 +1716,7 @@ type TaskConfig struct {
 
 func (x *TaskConfig) Reset() {
 	*x = TaskConfig{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1666,7 +1728,7 @@ func (x *TaskConfig) String() string {
 func (*TaskConfig) ProtoMessage() {}
 
 func (x *TaskConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[21]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1679,7 +1741,7 @@ func (x *TaskConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConfig.ProtoReflect.Descriptor instead.
 func (*TaskConfig) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TaskConfig) GetConfig() map[string]string {
@@ -1716,7 +1778,7 @@ type UnitStatus struct {
 
 func (x *UnitStatus) Reset() {
 	*x = UnitStatus{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1790,7 @@ func (x *UnitStatus) String() string {
 func (*UnitStatus) ProtoMessage() {}
 
 func (x *UnitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[22]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1803,7 @@ func (x *UnitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitStatus.ProtoReflect.Descriptor instead.
 func (*UnitStatus) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UnitStatus) GetUnit() *Unit {
@@ -1851,7 +1913,7 @@ type Audit struct {
 
 func (x *Audit) Reset() {
 	*x = Audit{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1925,7 @@ func (x *Audit) String() string {
 func (*Audit) ProtoMessage() {}
 
 func (x *Audit) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[23]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1938,7 @@ func (x *Audit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audit.ProtoReflect.Descriptor instead.
 func (*Audit) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Audit) GetAtUnixMs() int64 {
@@ -1987,7 +2049,7 @@ type Difference struct {
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2061,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[24]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2074,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Difference) GetKind() string {
@@ -2077,7 +2139,7 @@ type Verified struct {
 
 func (x *Verified) Reset() {
 	*x = Verified{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2151,7 @@ func (x *Verified) String() string {
 func (*Verified) ProtoMessage() {}
 
 func (x *Verified) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[25]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2164,7 @@ func (x *Verified) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verified.ProtoReflect.Descriptor instead.
 func (*Verified) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Verified) GetTask() int32 {
@@ -2157,7 +2219,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2231,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[26]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2244,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -2297,7 +2359,7 @@ type Stall struct {
 
 func (x *Stall) Reset() {
 	*x = Stall{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2371,7 @@ func (x *Stall) String() string {
 func (*Stall) ProtoMessage() {}
 
 func (x *Stall) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2384,7 @@ func (x *Stall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stall.ProtoReflect.Descriptor instead.
 func (*Stall) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Stall) GetWaitsFor() string {
@@ -2399,13 +2461,16 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\rWorkerMessage\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.millrace.cluster.v1.HelloH\x00R\x05hello\x12>\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1e.millrace.cluster.v1.HeartbeatH\x00R\theartbeatB\x06\n" +
-	"\x04kind\"\x85\x02\n" +
+	"\x04kind\"\xbc\x02\n" +
 	"\rLeaderMessage\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.millrace.cluster.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\x03ack\x18\x02 \x01(\v2!.millrace.cluster.v1.HeartbeatAckH\x00R\x03ack\x12D\n" +
 	"\vassignments\x18\x03 \x01(\v2 .millrace.cluster.v1.AssignmentsH\x00R\vassignments\x125\n" +
-	"\x06signal\x18\x04 \x01(\v2\x1b.millrace.cluster.v1.SignalH\x00R\x06signalB\x06\n" +
-	"\x04kind\"o\n" +
+	"\x06signal\x18\x04 \x01(\v2\x1b.millrace.cluster.v1.SignalH\x00R\x06signal\x125\n" +
+	"\x06strays\x18\x05 \x01(\v2\x1b.millrace.cluster.v1.StraysH\x00R\x06straysB\x06\n" +
+	"\x04kind\"<\n" +
+	"\x06Strays\x122\n" +
+	"\x05units\x18\x01 \x03(\v2\x1c.millrace.cluster.v1.RunningR\x05units\"o\n" +
 	"\x06Signal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12-\n" +
 	"\x04unit\x18\x02 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x12\n" +
@@ -2579,7 +2644,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -2592,78 +2657,81 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*JoinResponse)(nil),  // 8: millrace.cluster.v1.JoinResponse
 	(*WorkerMessage)(nil), // 9: millrace.cluster.v1.WorkerMessage
 	(*LeaderMessage)(nil), // 10: millrace.cluster.v1.LeaderMessage
-	(*Signal)(nil),        // 11: millrace.cluster.v1.Signal
-	(*SignalResult)(nil),  // 12: millrace.cluster.v1.SignalResult
-	(*Unit)(nil),          // 13: millrace.cluster.v1.Unit
-	(*Hello)(nil),         // 14: millrace.cluster.v1.Hello
-	(*Running)(nil),       // 15: millrace.cluster.v1.Running
-	(*Welcome)(nil),       // 16: millrace.cluster.v1.Welcome
-	(*Heartbeat)(nil),     // 17: millrace.cluster.v1.Heartbeat
-	(*HeartbeatAck)(nil),  // 18: millrace.cluster.v1.HeartbeatAck
-	(*Assignments)(nil),   // 19: millrace.cluster.v1.Assignments
-	(*Assignment)(nil),    // 20: millrace.cluster.v1.Assignment
-	(*VoidOffset)(nil),    // 21: millrace.cluster.v1.VoidOffset
-	(*Planned)(nil),       // 22: millrace.cluster.v1.Planned
-	(*TaskConfig)(nil),    // 23: millrace.cluster.v1.TaskConfig
-	(*UnitStatus)(nil),    // 24: millrace.cluster.v1.UnitStatus
-	(*Audit)(nil),         // 25: millrace.cluster.v1.Audit
-	(*Difference)(nil),    // 26: millrace.cluster.v1.Difference
-	(*Verified)(nil),      // 27: millrace.cluster.v1.Verified
-	(*Progress)(nil),      // 28: millrace.cluster.v1.Progress
-	(*Stall)(nil),         // 29: millrace.cluster.v1.Stall
-	nil,                   // 30: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 31: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 32: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 33: millrace.cluster.v1.Audit.SkippedEntry
-	nil,                   // 34: millrace.cluster.v1.Progress.DetailEntry
+	(*Strays)(nil),        // 11: millrace.cluster.v1.Strays
+	(*Signal)(nil),        // 12: millrace.cluster.v1.Signal
+	(*SignalResult)(nil),  // 13: millrace.cluster.v1.SignalResult
+	(*Unit)(nil),          // 14: millrace.cluster.v1.Unit
+	(*Hello)(nil),         // 15: millrace.cluster.v1.Hello
+	(*Running)(nil),       // 16: millrace.cluster.v1.Running
+	(*Welcome)(nil),       // 17: millrace.cluster.v1.Welcome
+	(*Heartbeat)(nil),     // 18: millrace.cluster.v1.Heartbeat
+	(*HeartbeatAck)(nil),  // 19: millrace.cluster.v1.HeartbeatAck
+	(*Assignments)(nil),   // 20: millrace.cluster.v1.Assignments
+	(*Assignment)(nil),    // 21: millrace.cluster.v1.Assignment
+	(*VoidOffset)(nil),    // 22: millrace.cluster.v1.VoidOffset
+	(*Planned)(nil),       // 23: millrace.cluster.v1.Planned
+	(*TaskConfig)(nil),    // 24: millrace.cluster.v1.TaskConfig
+	(*UnitStatus)(nil),    // 25: millrace.cluster.v1.UnitStatus
+	(*Audit)(nil),         // 26: millrace.cluster.v1.Audit
+	(*Difference)(nil),    // 27: millrace.cluster.v1.Difference
+	(*Verified)(nil),      // 28: millrace.cluster.v1.Verified
+	(*Progress)(nil),      // 29: millrace.cluster.v1.Progress
+	(*Stall)(nil),         // 30: millrace.cluster.v1.Stall
+	nil,                   // 31: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 32: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 33: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 34: millrace.cluster.v1.Audit.SkippedEntry
+	nil,                   // 35: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
 	5,  // 1: millrace.cluster.v1.InfoResponse.self:type_name -> millrace.cluster.v1.Self
-	30, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	31, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	6,  // 3: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 4: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
-	14, // 5: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
-	17, // 6: millrace.cluster.v1.WorkerMessage.heartbeat:type_name -> millrace.cluster.v1.Heartbeat
-	16, // 7: millrace.cluster.v1.LeaderMessage.welcome:type_name -> millrace.cluster.v1.Welcome
-	18, // 8: millrace.cluster.v1.LeaderMessage.ack:type_name -> millrace.cluster.v1.HeartbeatAck
-	19, // 9: millrace.cluster.v1.LeaderMessage.assignments:type_name -> millrace.cluster.v1.Assignments
-	11, // 10: millrace.cluster.v1.LeaderMessage.signal:type_name -> millrace.cluster.v1.Signal
-	13, // 11: millrace.cluster.v1.Signal.unit:type_name -> millrace.cluster.v1.Unit
-	6,  // 12: millrace.cluster.v1.Hello.node:type_name -> millrace.cluster.v1.NodeInfo
-	15, // 13: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
-	13, // 14: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
-	4,  // 15: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
-	24, // 16: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
-	22, // 17: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
-	12, // 18: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
-	20, // 19: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
-	13, // 20: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
-	0,  // 21: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	31, // 22: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
-	21, // 23: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
-	23, // 24: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	32, // 25: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
-	13, // 26: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
-	1,  // 27: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	28, // 28: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	25, // 29: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
-	26, // 30: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
-	27, // 31: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
-	33, // 32: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
-	34, // 33: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	29, // 34: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 35: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	7,  // 36: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	9,  // 37: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 38: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	8,  // 39: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	10, // 40: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	38, // [38:41] is the sub-list for method output_type
-	35, // [35:38] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	15, // 5: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
+	18, // 6: millrace.cluster.v1.WorkerMessage.heartbeat:type_name -> millrace.cluster.v1.Heartbeat
+	17, // 7: millrace.cluster.v1.LeaderMessage.welcome:type_name -> millrace.cluster.v1.Welcome
+	19, // 8: millrace.cluster.v1.LeaderMessage.ack:type_name -> millrace.cluster.v1.HeartbeatAck
+	20, // 9: millrace.cluster.v1.LeaderMessage.assignments:type_name -> millrace.cluster.v1.Assignments
+	12, // 10: millrace.cluster.v1.LeaderMessage.signal:type_name -> millrace.cluster.v1.Signal
+	11, // 11: millrace.cluster.v1.LeaderMessage.strays:type_name -> millrace.cluster.v1.Strays
+	16, // 12: millrace.cluster.v1.Strays.units:type_name -> millrace.cluster.v1.Running
+	14, // 13: millrace.cluster.v1.Signal.unit:type_name -> millrace.cluster.v1.Unit
+	6,  // 14: millrace.cluster.v1.Hello.node:type_name -> millrace.cluster.v1.NodeInfo
+	16, // 15: millrace.cluster.v1.Hello.running:type_name -> millrace.cluster.v1.Running
+	14, // 16: millrace.cluster.v1.Running.unit:type_name -> millrace.cluster.v1.Unit
+	4,  // 17: millrace.cluster.v1.Welcome.info:type_name -> millrace.cluster.v1.InfoResponse
+	25, // 18: millrace.cluster.v1.Heartbeat.statuses:type_name -> millrace.cluster.v1.UnitStatus
+	23, // 19: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
+	13, // 20: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
+	21, // 21: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
+	14, // 22: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
+	0,  // 23: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
+	32, // 24: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	22, // 25: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
+	24, // 26: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
+	33, // 27: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	14, // 28: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
+	1,  // 29: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
+	29, // 30: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	26, // 31: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
+	27, // 32: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
+	28, // 33: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
+	34, // 34: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
+	35, // 35: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	30, // 36: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 37: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	7,  // 38: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	9,  // 39: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 40: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	8,  // 41: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	10, // 42: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	40, // [40:43] is the sub-list for method output_type
+	37, // [37:40] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -2680,6 +2748,7 @@ func file_cluster_v1_cluster_proto_init() {
 		(*LeaderMessage_Ack)(nil),
 		(*LeaderMessage_Assignments)(nil),
 		(*LeaderMessage_Signal)(nil),
+		(*LeaderMessage_Strays)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2687,7 +2756,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
