@@ -93,7 +93,7 @@ func (s Source) write(ctx context.Context, build func([]kafka.StoredOffset) ([]k
 	if err != nil {
 		return err
 	}
-	defer producer.Close()
+	defer producer.End(ctx)
 	// I3: what is stored is read after the tasks' open transactions are decided.
 	stored, err := kafka.ReadOffsets(ctx, s.Kafka, s.Topic, s.Connector)
 	if err != nil {

@@ -418,7 +418,7 @@ func (r *replay) run(ctx context.Context, k kafka.Config, a *kafka.Admin, s *sel
 	if err != nil {
 		return err
 	}
-	defer p.Close()
+	defer p.End(ctx)
 	r.producer = p
 	if err := s.read(ctx, k, a, func(l letter) error {
 		m, err := r.message(l)

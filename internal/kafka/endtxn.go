@@ -50,10 +50,7 @@ const idleMax = time.Minute
 func (e *ender) endTxn(ctx context.Context, addr, transactionalID string, producer int64, epoch int16, commit bool) (ended, error) {
 	now := time.Now()
 	if e.conn != nil && (e.addr != addr || now.Sub(e.used) > idleMax || !e.until.IsZero() && now.After(e.until)) {
-		e.mu.Lock()
-		_ = e.conn.Close()
-		e.conn = nil
-		e.mu.Unlock()
+		e.hangUp()
 	}
 	if e.conn == nil {
 		if err := e.open(ctx, addr); err != nil {
@@ -81,6 +78,16 @@ func (e *ender) endTxn(ctx context.Context, addr, transactionalID string, produc
 	return ended{
 		sarama.KError(binary.BigEndian.Uint16(a)), int64(binary.BigEndian.Uint64(a[2:])), int16(binary.BigEndian.Uint16(a[10:])),
 	}, nil
+}
+
+// hangUp has the next request open a connection.
+func (e *ender) hangUp() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.conn != nil {
+		_ = e.conn.Close()
+		e.conn = nil
+	}
 }
 
 // close cuts it off for good, from any goroutine.

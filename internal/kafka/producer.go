@@ -37,7 +37,7 @@ type ProducerOptions struct {
 
 // Producer sends messages in transactions (exactly once), or just idempotently when it has no transactional id.
 //
-// Any error is final: the producer is dead and its transaction aborts, now or when a new producer with the same id is made.
+// Any error is final: the producer is dead and its transaction aborts, with End, when a new producer with the same id is made, or by its timeout.
 // That is also the answer to a commit whose outcome is not known (KAFKA-17754): drop the producer, make a new one, which
 // resolves the old transaction first, and look at the stored offset.
 //
@@ -507,24 +507,27 @@ func (p *Producer) commit(ctx context.Context) error {
 
 // end commits. With the second protocol each transaction has an epoch of its own, so that nothing of the last one can end up in the next.
 func (p *Producer) end(ctx context.Context) error {
-	return p.withCoordinator(ctx, "commit the transaction", func(b *sarama.Broker) (sarama.KError, error) {
-		if p.ender == nil {
-			resp, err := b.EndTxn(&sarama.EndTxnRequest{
-				Version: 2, TransactionalID: p.id, ProducerID: p.pid, ProducerEpoch: p.epoch, TransactionResult: true,
-			})
-			if err != nil {
-				return 0, err
-			}
-			return resp.Err, nil
+	return p.withCoordinator(ctx, "commit the transaction", func(b *sarama.Broker) (sarama.KError, error) { return p.endTxn(ctx, b, true) })
+}
+
+// endTxn commits or aborts.
+func (p *Producer) endTxn(ctx context.Context, b *sarama.Broker, commit bool) (sarama.KError, error) {
+	if p.ender == nil {
+		resp, err := b.EndTxn(&sarama.EndTxnRequest{
+			Version: 2, TransactionalID: p.id, ProducerID: p.pid, ProducerEpoch: p.epoch, TransactionResult: commit,
+		})
+		if err != nil {
+			return 0, err
 		}
-		a, err := p.ender.endTxn(ctx, b.Addr(), p.id, p.pid, p.epoch, true)
-		if err != nil || a.code != sarama.ErrNoError {
-			return a.code, err
-		}
-		p.pid, p.epoch = a.producer, a.epoch
-		clear(p.seq) // sequences begin anew
-		return sarama.ErrNoError, nil
-	})
+		return resp.Err, nil
+	}
+	a, err := p.ender.endTxn(ctx, b.Addr(), p.id, p.pid, p.epoch, commit)
+	if err != nil || a.code != sarama.ErrNoError {
+		return a.code, err
+	}
+	p.pid, p.epoch = a.producer, a.epoch
+	clear(p.seq) // sequences begin anew
+	return sarama.ErrNoError, nil
 }
 
 func (p *Producer) commitOffsets(ctx context.Context, group string, offsets map[TopicPartition]int64) error {
@@ -581,14 +584,49 @@ func (p *Producer) fail(err error) error {
 		if p.closed.Load() {
 			err = fmt.Errorf("producer was closed: %w", err)
 		}
-		p.err = err
-		// Nothing more may leave: an open transaction aborts with the next producer, or by its timeout.
-		_ = p.Close()
+		p.err = err // nothing more is sent; End aborts what is open
+		if p.id == "" {
+			_ = p.Close()
+		}
 	}
 	return err
 }
 
-// Close cuts the producer off. What is not committed will never be visible. It may be called from any goroutine, and twice.
+// endLimit is how long End waits for the brokers.
+const endLimit = 2 * time.Second
+
+// End aborts what is not committed, so that nobody who reads committed records waits for the transaction's timeout, and closes the producer.
+// It is the last call of the producer's goroutine, whose ctx may be over. A newer owner of the transactional id is not touched, for the epoch is
+// older; a commit whose outcome is not known stays as the broker decided it. (Asking for a new producer id would abort faster what is
+// open, but a newer owner's transaction just as well.)
+func (p *Producer) End(ctx context.Context) {
+	defer p.Close()
+	if p.closed.Load() || len(p.inTxn) == 0 && len(p.offsets) == 0 {
+		return
+	}
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), endLimit)
+	defer cancel()
+	defer context.AfterFunc(bounded, func() { _ = p.Close() })() // it cuts a request that is not answered
+	if p.ender == nil {
+		// With the first protocol a batch that comes after the abort would open the transaction again.
+		for ; p.inFlight > 0; p.inFlight-- {
+			select {
+			case <-p.acks:
+			case <-bounded.Done():
+				return
+			}
+		}
+	} else {
+		p.ender.hangUp() // what it may have asked last is not answered yet
+	}
+	b, err := p.client.TransactionCoordinator(p.id)
+	if err == nil {
+		// Whatever the answer is, nothing more can be done: the timeout ends the transaction at the latest.
+		_, _ = p.endTxn(bounded, b, false)
+	}
+}
+
+// Close cuts the producer off, as a crash would. What is not committed will never be visible. It may be called from any goroutine, and twice.
 func (p *Producer) Close() error {
 	if p.closed.Swap(true) {
 		return nil

@@ -2,6 +2,7 @@ package systest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -169,13 +170,12 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("no node: exit code %d\n%s", code, text)
 	}
 	f, c := nodes(t, 1, "--brokers", testkit.Kafka(t), "--offsets-topic", testkit.UniqueName("offsets"))
-	for deadline := time.Now().Add(10 * time.Second); c.Client.Ready(t.Context()) != nil && time.Now().Before(deadline); {
-		time.Sleep(20 * time.Millisecond)
-	}
-	code, text = run("--url", c.Client.URL)
-	if strings.Contains(text, "error:") || strings.Contains(text, "node") || code > 1 {
-		t.Errorf("node: exit code %d\n%s", code, text)
-	}
+	testkit.Eventually(t, 20*time.Second, "nothing is wrong with the node", func() error {
+		if code, text := run("--url", c.Client.URL); strings.Contains(text, "error:") || strings.Contains(text, "node") || code > 1 {
+			return fmt.Errorf("exit code %d\n%s", code, text)
+		}
+		return nil
+	})
 	f.Nodes[0].Kill()
 	if code, _ := run("--url", c.Client.URL); code != 5 {
 		t.Errorf("killed node: exit code %d", code)

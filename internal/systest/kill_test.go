@@ -79,6 +79,11 @@ func throughKills(t *testing.T, server testkit.Server, broker string) {
 	create(ctx, t, cluster, prefix+"-sink", map[string]string{
 		"connector.class": "sql", "tasks.max": "2", "topics": topic, "connection.url": fmt.Sprintf("mysql://%s:%s@%s/%s", server.User, server.Password, server.Addr, copyName),
 	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			logState(t, fleet.Cluster{Client: api.NewClient(f.Nodes[0].REST)}, broker, []string{prefix + "-source", prefix + "-mask", prefix + "-sink"}, []string{topic, masked})
+		}
+	})
 	running(ctx, t, cluster)
 	if err := cluster.WaitCommitted(ctx, prefix+"-source"); err != nil {
 		t.Fatal(err)

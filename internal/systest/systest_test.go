@@ -66,7 +66,7 @@ func begin(t *testing.T, n int, f *fleet.Fleet) (*fleet.Fleet, fleet.Cluster) {
 		f.Close()
 		if t.Failed() {
 			for _, n := range f.Nodes {
-				t.Logf("--- log of %s\n%s", n.ID, n.Log(6000))
+				t.Logf("--- log of %s\n%s", n.ID, n.Log(20000))
 			}
 		}
 	})

@@ -96,7 +96,7 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	if err != nil {
 		return err
 	}
-	defer producer.Close()
+	defer producer.End(ctx)
 	d.Progress.Protocol(producer.Protocol())
 	undo := d.Live.OnCut(func() { _ = producer.Close() })
 	defer undo()
