@@ -36,7 +36,7 @@ const (
 )
 
 var chaosSpec = configdef.New(
-	configdef.Key{Name: chaosMode, Type: configdef.String, Default: "steady", OneOf: []string{"steady", "hang", "panic", "fail", "mixed"}, Doc: "How it behaves."},
+	configdef.Key{Name: chaosMode, Type: configdef.String, Default: "steady", OneOf: []string{"steady", "hang", "wait", "panic", "fail", "mixed"}, Doc: "How it behaves."},
 	configdef.Key{Name: chaosNode, Type: configdef.String, Default: "", Doc: "The node on which it does so; empty: on all."},
 	configdef.Key{Name: chaosTopic, Type: configdef.String, Default: "chaos", Doc: "Topic of the source."},
 )
@@ -53,13 +53,16 @@ func init() {
 }
 
 // misbehave does what the mode says, if this is the node for it.
-func misbehave(v configdef.Values) error {
+func misbehave(ctx context.Context, v configdef.Values) error {
 	if node := v.String(chaosNode); node != "" && !slices.Contains(os.Args, node) {
 		return nil
 	}
 	switch v.String(chaosMode) {
 	case "hang":
 		select {} // deaf to everything
+	case "wait":
+		<-ctx.Done()
+		return ctx.Err()
 	case "panic":
 		panic("the connector is sick")
 	case "fail":
@@ -87,7 +90,7 @@ func (s *chaosSource) Open(ctx context.Context, sc connectors.SourceContext) err
 }
 
 func (s *chaosSource) Poll(ctx context.Context) (*connectors.Batch, error) {
-	if err := misbehave(s.v); err != nil {
+	if err := misbehave(ctx, s.v); err != nil {
 		return nil, err
 	}
 	b := &connectors.Batch{}
@@ -116,9 +119,9 @@ func (s *chaosSink) Open(_ context.Context, tc connectors.TaskContext) error {
 	s.v, _ = chaosSpec.Parse(tc.Config)
 	return nil
 }
-func (s *chaosSink) Put(context.Context, []record.Record) error { return misbehave(s.v) }
-func (s *chaosSink) Flush(context.Context) error                { return nil }
-func (s *chaosSink) Close() error                               { return nil }
+func (s *chaosSink) Put(ctx context.Context, _ []record.Record) error { return misbehave(ctx, s.v) }
+func (s *chaosSink) Flush(context.Context) error                      { return nil }
+func (s *chaosSink) Close() error                                     { return nil }
 
 // seen lists the kinds of events of a connector.
 func seen(ctx context.Context, t *testing.T, c fleet.Cluster, name string) (kinds []string) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,62 @@ func alter(t *testing.T, url, name, method, body string) {
 
 func sinkOffset(topic string, next int) string {
 	return fmt.Sprintf(`{"offsets":[{"partition":{"kafka_topic":%q,"kafka_partition":0},"offset":{"kafka_offset":%d}}]}`, topic, next)
+}
+
+// I2: what a sink has polled and not flushed when it is stopped is not behind its group's offsets.
+func TestStoppedSinkCommitsWhatIsFlushed(t *testing.T) {
+	broker := embeddedBroker(t)
+	_, c := sickNodes(t, 1, "--brokers", broker)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	const topic = "numbers"
+	produceNumbers(ctx, t, broker, topic, 0, 6)
+	config := map[string]string{"connector.class": "chaos-sink", "topics": topic, "chaos.mode": "wait"}
+	create(ctx, t, c, "out", config)
+	reached := func(want uint64) {
+		t.Helper()
+		testkit.Eventually(t, 20*time.Second, "the records are taken", func() error {
+			p, err := c.Progress(ctx, "out")
+			if err == nil && (len(p.Tasks) != 1 || p.Tasks[0].RecordsIn != want) {
+				err = fmt.Errorf("%+v", p.Tasks)
+			}
+			return err
+		})
+	}
+	reached(6)
+	stop(ctx, t, c, "out")
+	if next := groupOffset(ctx, t, c); next > 0 {
+		t.Fatalf("the group is at %d, and nothing was flushed", next)
+	}
+	config["chaos.mode"] = "steady"
+	if _, err := c.PutConfig(ctx, "out", config); err != nil {
+		t.Fatal(err)
+	}
+	resume(ctx, t, c, "out")
+	reached(6)
+	testkit.Eventually(t, 20*time.Second, "the group's offset follows", func() error {
+		if next := groupOffset(ctx, t, c); next < 6 {
+			return fmt.Errorf("it is at %d", next)
+		}
+		return nil
+	})
+}
+
+// groupOffset is where the connector out is in its one partition.
+func groupOffset(ctx context.Context, t *testing.T, c fleet.Cluster) int64 {
+	t.Helper()
+	o, err := c.Offsets(ctx, "out")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(o.Offsets) == 0 {
+		return 0
+	}
+	next, err := strconv.ParseInt(fmt.Sprint(o.Offsets[0].Offset["kafka_offset"]), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
 }
 
 // A sink that keeps its offsets with its data goes on from where they were altered to, on whatever node it runs then, and loses none of

@@ -172,8 +172,8 @@ func (l *loop) run(ctx context.Context) error {
 			}
 			msgs = msgs[n:]
 		}
-		l.Progress.Lag(runner.Lag(l.consumer.Positions()))
-		if len(msgs) == 0 && time.Since(l.last) >= commitEvery {
+		l.settled()
+		if time.Since(l.last) >= commitEvery {
 			if err := l.commit(ctx); err != nil {
 				return err
 			}
@@ -192,12 +192,22 @@ func (l *loop) poll(ctx context.Context) ([]kafka.Fetched, error) {
 			return nil, ctx.Err()
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
-			l.Progress.Lag(runner.Lag(l.consumer.Positions()))
-			return nil, l.commit(ctx)
+			return nil, nil
 		}
 		return nil, err
 	}
 	return msgs, nil
+}
+
+// settled is called when all that was polled is flushed: what the consumer has passed since, control records, is done with as well.
+func (l *loop) settled() {
+	positions := l.consumer.Positions()
+	for tp, p := range positions {
+		if o, ok := l.done[tp]; ok {
+			l.done[tp] = max(o, p.Next)
+		}
+	}
+	l.Progress.Lag(runner.Lag(positions))
 }
 
 // put takes one batch through to the target.
@@ -333,14 +343,11 @@ func (l *loop) buried(ctx context.Context) error {
 	return nil
 }
 
-// commit stores the group's offsets of what was flushed (I2). Where nothing is left to read they move past control records.
+// commit stores the group's offsets of what was flushed (I2), also in the middle of what was polled.
 func (l *loop) commit(ctx context.Context) error {
 	l.last = time.Now()
 	fresh := map[kafka.TopicPartition]int64{}
 	for tp, o := range l.done {
-		if p, ok := l.consumer.Positions()[tp]; ok && p.Next > o {
-			o = p.Next // everything polled has been flushed when this is called
-		}
 		if l.stored[tp] != o {
 			fresh[tp] = o
 		}
