@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/record"
@@ -194,6 +195,61 @@ func TestUpsertsOffsetsAndFencing(t *testing.T) {
 		}
 		if _, err := k.Offsets(t.Context(), []connectors.TopicPartition{tp0}); !errors.Is(err, ErrFenced) {
 			t.Errorf("the old owner takes over again: %v, want ErrFenced", err)
+		}
+	})
+}
+
+// A transaction that the server rolls back for another one's sake is tried again, here and now.
+func TestDeadlock(t *testing.T) {
+	servers(t, func(t *testing.T, s testkit.Server, db *sql.DB, name string) {
+		table := &record.Table{Database: "d", Name: "rows", Key: []int{0}, Columns: []record.Column{column("id", "int"), column("v", "int")}}
+		change := func(id, v int64) *record.ChangeEvent {
+			return &record.ChangeEvent{Table: table, Op: record.OpCreate, After: record.Row{record.Int(id), record.Int(v)}}
+		}
+		k := open2(t, s, name, 1)
+		if _, err := k.Offsets(t.Context(), []connectors.TopicPartition{tp0}); err != nil {
+			t.Fatal(err)
+		}
+		if err := put(t, k, change(1, 0), change(2, 0)); err != nil {
+			t.Fatal(err)
+		}
+		other, err := db.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = other.Rollback() }()
+		// It is the bigger one: the server keeps it.
+		values := make([]string, 500)
+		for i := range values {
+			values[i] = fmt.Sprintf("(%d,0)", 1000+i)
+		}
+		for _, q := range []string{"INSERT INTO `rows` VALUES " + strings.Join(values, ","), "UPDATE `rows` SET v=7 WHERE id=2"} {
+			if _, err := other.ExecContext(t.Context(), q); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flushed := make(chan error, 1)
+		go func() { flushed <- put(t, k, change(1, 5), change(2, 5)) }()
+		testkit.Eventually(t, 10*time.Second, "the sink waits for the other", func() error {
+			time.Sleep(200 * time.Millisecond) // MariaDB looks again after a tenth of a second without questions
+			var n int
+			if err := db.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state='LOCK WAIT'").Scan(&n); err != nil || n == 0 {
+				return fmt.Errorf("%d transactions wait, %w", n, err)
+			}
+			return nil
+		})
+		if _, err := other.ExecContext(t.Context(), "UPDATE `rows` SET v=7 WHERE id=1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-flushed; err != nil {
+			t.Fatal(err)
+		}
+		var sum int
+		if err := db.QueryRowContext(t.Context(), "SELECT SUM(v) FROM `rows` WHERE id IN (1,2)").Scan(&sum); err != nil || sum != 10 {
+			t.Errorf("the rows' sum is %d, want 10: %v", sum, err)
 		}
 	})
 }

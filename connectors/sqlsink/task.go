@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -235,12 +237,37 @@ func keyOf(t *record.Table, row record.Row) string {
 	return string(b)
 }
 
-// Flush implements connectors.SinkTask: rows and offsets in one transaction (I3).
+// flushes is how often a transaction is tried that the server gave up for another one's sake.
+const flushes = 6
+
+// Flush implements connectors.SinkTask: rows and offsets in one transaction (I3). Tasks that write to one table get into each other's way: the
+// server then rolls one of them back, and it begins again.
 func (t *task) Flush(ctx context.Context) error {
 	if len(t.offsets) == 0 {
 		return nil
 	}
 	defer t.reset() // what fails is put again
+	for n := 1; ; n++ {
+		err := t.flush(ctx)
+		if n == flushes || !gaveWay(err) {
+			return err
+		}
+		t.tc.Logger.Debug("the transaction gave way to another", "err", err, "attempt", n)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(rand.N(10 * time.Millisecond << n)):
+		}
+	}
+}
+
+// gaveWay reports a deadlock, or a row that another transaction has changed meanwhile.
+func gaveWay(err error) bool {
+	me, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && (me.Number == 1213 || me.Number == 1020)
+}
+
+func (t *task) flush(ctx context.Context) error {
 	tx, err := t.db.BeginTx(ctx, nil)
 	if err != nil {
 		return t.failure("begin", err)
