@@ -178,7 +178,12 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 	look := func() error {
 		stale, rest = nil, time.After(setInterval)
 		var now *clusterv1.Assignments
-		s.c.fsm.View(func(st *state.State) { now = reconcile.AssignmentsOf(st, worker) })
+		s.c.fsm.View(func(st *state.State) {
+			now = reconcile.AssignmentsOf(st, worker)
+			// I1: what is in a set may run from when it is sent, whatever the hello before it said. Under the state's lock, so that nobody can take a
+			// unit back between.
+			s.c.sessions.HoldAll(worker, boot, now)
+		})
 		if last != nil && sameAssignments(last, now) {
 			return nil
 		}

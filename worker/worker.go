@@ -315,6 +315,9 @@ func (w *Worker) manage(ctx context.Context) {
 			publish()
 			return
 		case want = <-w.assignments:
+			if at := w.lapsed.Load(); at != nil && want.hello.Before(*at) {
+				want = assigned{} // I1: its units have been stopped meanwhile, and the leader may have heard so
+			}
 		case list := <-w.strays:
 			for _, s := range list {
 				if k := keyOf(s.Unit); units[k] == nil {

@@ -129,7 +129,11 @@ func New(o Options) (*Node, error) {
 	}
 	store, snaps := o.Storage.Log, o.Storage.Snapshots
 	n.store, n.snaps = store, snaps
-	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: o.Mux.Raft(), MaxPool: 3, Timeout: 5 * time.Second, Logger: hlog})
+	// One request in flight turns pipelines off: one whose follower refuses an entry (a disk that is full for a moment is enough) can lock up for good
+	// (hashicorp/raft issue 612). That follower then gets heartbeats and no entries, and Shutdown does not return.
+	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: o.Mux.Raft(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 5 * time.Second, Logger: hlog,
+	})
 	has, err := raft.HasExistingState(store, store, snaps)
 	if err != nil {
 		return nil, n.abandon(fmt.Errorf("read raft state: %w", err))

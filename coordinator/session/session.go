@@ -275,6 +275,20 @@ func (r *Registry) Hold(id string, u state.UnitID, epoch uint64) {
 	}
 }
 
+// HoldAll notes that a worker is about to be sent a set of units.
+func (r *Registry) HoldAll(id, boot string, set *clusterv1.Assignments) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.workers[id]
+	if w == nil || w.boot != boot {
+		return
+	}
+	for _, a := range set.Assignments {
+		u := unitID(a.Unit)
+		w.holds[u] = max(w.holds[u], a.Epoch)
+	}
+}
+
 // Strays returns the units that a worker may still run though they are no longer its own.
 func (r *Registry) Strays(id, boot string, owns func(state.UnitID) bool) []*clusterv1.Running {
 	r.mu.Lock()

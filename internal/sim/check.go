@@ -120,7 +120,7 @@ func (r *run) reinstate(ctx context.Context, l *coordinator.Coordinator) string 
 	return ""
 }
 
-// unbalanced says so when a worker has much more than another.
+// unbalanced says so when a worker has much more than another. Planning halves do next to nothing and fill gaps between tasks: they don't count.
 func (r *run) unbalanced(l *coordinator.Coordinator) string {
 	load := map[string]int{}
 	for _, n := range r.nodes {
@@ -128,7 +128,9 @@ func (r *run) unbalanced(l *coordinator.Coordinator) string {
 	}
 	l.View(func(s *state.State) {
 		for _, a := range s.Assignments() {
-			load[a.Worker]++
+			if a.Unit.Task != state.PlanningHalf {
+				load[a.Worker]++
+			}
 		}
 	})
 	loads := slices.Collect(maps.Values(load))
