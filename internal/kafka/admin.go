@@ -20,6 +20,7 @@ type Admin struct {
 
 // NewAdmin connects.
 func NewAdmin(ctx context.Context, c Config) (*Admin, error) {
+	c.full = true
 	client, err := c.client(ctx)
 	if err != nil {
 		return nil, err

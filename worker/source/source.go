@@ -38,14 +38,17 @@ type Encoder interface {
 const SnapshotHeader = "snapshot"
 
 // Run runs the task until ctx ends or it fails. Dead letters are written by dead, which takes anything.
-func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, dead Encoder) error {
-	connected := d.Live.Enter(runner.WaitConnect)
-	defer connected()
-	admin, err := kafka.NewAdmin(ctx, d.Kafka)
+func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, dead Encoder) (err error) {
+	connected, err := d.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer admin.Close()
+	defer connected()
+	admin, done, err := d.Admins.Get(ctx, d.Kafka)
+	if err != nil {
+		return err
+	}
+	defer func() { done(err) }()
 	offsets := d.OffsetsTopic
 	if err := admin.EnsureTopic(ctx, offsets, kafka.OffsetsTopicConfig()); err != nil {
 		return fmt.Errorf("offsets topic: %w", err)
