@@ -35,7 +35,7 @@ func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signal
 	d := runner.Deps{
 		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
 		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
-		Offsets: w.offsets, Admins: w.admins, Turns: w.turns, Voids: a.VoidOffsets, Faults: w.opts.Faults,
+		Offsets: w.offsets, Admins: &w.offsets.Admins, Turns: w.turns, Voids: a.VoidOffsets, Faults: w.opts.Faults,
 	}
 	raw := a.Config
 	return func(ctx context.Context, live *runner.Live) (err error) {

@@ -48,7 +48,6 @@ type Options struct {
 type Worker struct {
 	opts    Options
 	offsets *kafka.OffsetReader
-	admins  *kafka.Admins
 	turns   *runner.Turns
 	born    time.Time
 	client  *clusterclient.Client
@@ -104,7 +103,7 @@ func New(o Options) (*Worker, error) {
 	return &Worker{
 		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.Dial), lease: runner.NewLease(o.Faults), status: newStatuses(),
 		inbox: newInbox(), strays: make(chan []*clusterv1.Running, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
-		signals: map[unitKey]*runner.Signals{}, offsets: &kafka.OffsetReader{}, admins: &kafka.Admins{}, turns: runner.NewTurns(),
+		signals: map[unitKey]*runner.Signals{}, offsets: &kafka.OffsetReader{}, turns: runner.NewTurns(),
 	}, nil
 }
 
