@@ -109,7 +109,7 @@ func (s server) Session(stream clusterv1.Cluster_SessionServer) error {
 
 	acks := make(chan uint64, 1)
 	g, run := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.send(run, stream, id, boot, acks) })
+	g.Go(func() error { return s.send(run, stream, hello, acks) })
 	g.Go(func() error {
 		for {
 			m, err := stream.Recv()
@@ -161,8 +161,9 @@ func (c *Coordinator) admitWorker(ctx context.Context, n *clusterv1.NodeInfo) er
 	return c.admit(ctx, &clusterv1.JoinRequest{Node: n})
 }
 
-// send is the sending half: welcome, then answers to heartbeats, and the whole assignment whenever it differs from what was sent last.
-func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, worker, boot string, acks <-chan uint64) error {
+// send is the sending half: welcome, then answers to heartbeats, and what the worker is to run whenever that differs from what was sent last.
+func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer, hello *clusterv1.Hello, acks <-chan uint64) error {
+	worker, boot := hello.Node.Id, hello.BootId
 	t, signals := s.c.opts.Timing, s.c.sessions.Signals(worker, boot)
 	changed, stop := s.c.watch()
 	defer stop()
@@ -172,25 +173,25 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 	if err != nil {
 		return err
 	}
-	var last *clusterv1.Assignments
+	feed := reconcile.Feed{Worker: worker, Whole: hello.Node.Protocol < 2}
 	stale := changed // nil while the set has just been looked at
 	var rest <-chan time.Time
 	look := func() error {
 		stale, rest = nil, time.After(setInterval)
 		var now *clusterv1.Assignments
 		s.c.fsm.View(func(st *state.State) {
-			now = reconcile.AssignmentsOf(st, worker)
-			// I1: what is in a set may run from when it is sent, whatever the hello before it said. Under the state's lock, so that nobody can take a
+			// I1: what is in a message may run from when it is sent, whatever the hello before it said. Under the state's lock, so that nobody can take a
 			// unit back between.
-			s.c.sessions.HoldAll(worker, boot, now)
+			if now = feed.Next(st); now != nil {
+				s.c.sessions.HoldAll(worker, boot, now)
+			}
 		})
-		if last != nil && sameAssignments(last, now) {
+		if now == nil {
 			return nil
 		}
 		if !s.c.leading.Load() {
 			return s.notLeader()
 		}
-		last = now
 		return stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Assignments{Assignments: now}})
 	}
 	// strays asks for units that the worker was given and that were taken back before it saw them: it would never say that it has let go, and
@@ -211,6 +212,7 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 	if err := look(); err != nil {
 		return err
 	}
+	var asked time.Time // for strays
 	for {
 		select {
 		case <-ctx.Done():
@@ -219,6 +221,11 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 			if err := stream.Send(&clusterv1.LeaderMessage{Kind: &clusterv1.LeaderMessage_Ack{Ack: &clusterv1.HeartbeatAck{Seq: seq}}}); err != nil {
 				return err
 			}
+			// Nobody is in a hurry, and when news come in their answers do, too.
+			if time.Since(asked) < t.Heartbeat {
+				continue
+			}
+			asked = time.Now()
 			if err := strays(); err != nil {
 				return err
 			}
@@ -236,18 +243,6 @@ func (s server) send(ctx context.Context, stream clusterv1.Cluster_SessionServer
 	}
 }
 
-// setInterval is the least time between two looks at a worker's set. A thousand changes in a row, such as the creation of a thousand connectors, must not
-// make a thousand sets of a thousand tasks each.
+// setInterval is the least time between two looks at a worker's set: each looks at all of it, so a thousand changes in a row, such as the creation of
+// a thousand connectors, must not make a thousand looks.
 const setInterval = 10 * time.Millisecond
-
-func sameAssignments(a, b *clusterv1.Assignments) bool {
-	if len(a.Assignments) != len(b.Assignments) {
-		return false
-	}
-	for i := range a.Assignments {
-		if !proto.Equal(a.Assignments[i], b.Assignments[i]) {
-			return false
-		}
-	}
-	return true
-}

@@ -82,7 +82,7 @@ func (w *Worker) auditWith(o ledger.AuditOptions) ledger.AuditOptions {
 	if len(o.Kafka.Brokers) == 0 {
 		o.Kafka.Brokers = w.cluster().GetBrokers()
 	}
-	o.Kafka.ClientID = "millrace-audit-" + o.Connector
+	o.Kafka.ClientID, o.Admins = "millrace-audit-"+o.Connector, &w.offsets.Admins
 	return o
 }
 

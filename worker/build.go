@@ -34,8 +34,8 @@ import (
 func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signals *runner.Signals) runner.Attempt {
 	d := runner.Deps{
 		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
-		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic, Offsets: w.offsets,
-		Voids: a.VoidOffsets, Faults: w.opts.Faults,
+		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
+		Offsets: w.offsets, Admins: &w.offsets.Admins, Turns: w.turns, Voids: a.VoidOffsets, Faults: w.opts.Faults,
 	}
 	raw := a.Config
 	return func(ctx context.Context, live *runner.Live) (err error) {

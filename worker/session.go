@@ -71,7 +71,7 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 	w.client.Learn(welcome.Info)
 	s := &live{
 		w: w, stream: stream, hello: sent, lease: time.Duration(welcome.LeaseMs) * time.Millisecond,
-		interval: time.Duration(welcome.HeartbeatIntervalMs) * time.Millisecond, beats: make(chan beat, 64), cancel: cancel,
+		interval: time.Duration(welcome.HeartbeatIntervalMs) * time.Millisecond, beats: make(chan beat, 64), answered: make(chan struct{}, 1), cancel: cancel,
 	}
 	w.watched.sessions.Add(1)
 	defer w.watched.synced.Store(false)
@@ -108,7 +108,8 @@ type live struct {
 	hello    time.Time
 	lease    time.Duration
 	interval time.Duration
-	beats    chan beat // sent and not yet answered
+	beats    chan beat     // sent and not yet answered
+	answered chan struct{} // some were, since it was looked at
 	cancel   context.CancelFunc
 }
 
@@ -132,13 +133,12 @@ func (s *live) receive(ctx context.Context) error {
 				s.w.status.confirm(b.version)
 				break
 			}
-		case *clusterv1.LeaderMessage_Assignments:
-			// Only the newest set counts.
 			select {
-			case <-s.w.assignments:
+			case s.answered <- struct{}{}:
 			default:
 			}
-			s.w.assignments <- assigned{k.Assignments, s.hello}
+		case *clusterv1.LeaderMessage_Assignments:
+			s.w.inbox.put(k.Assignments, s.hello)
 			s.w.watched.synced.Store(true)
 		case *clusterv1.LeaderMessage_Strays:
 			select {
@@ -187,15 +187,34 @@ func (s *live) beat(ctx context.Context) error {
 		if s.w.lease.Left() < s.lease/4 {
 			return errors.New("the leader does not answer")
 		}
+		var err error
+		if progress, err = s.wait(ctx, tick.C); err != nil {
+			return err
+		}
+	}
+}
+
+// newsInFlight is how many heartbeats may be unanswered when one goes out before its time, with news: a leader that is short of processor time gets
+// the news of many tasks in few heartbeats, and not more heartbeats than it can answer.
+const newsInFlight = 2
+
+// wait returns when the next heartbeat is due, and whether it is one of the regular ones.
+func (s *live) wait(ctx context.Context, tick <-chan time.Time) (bool, error) {
+	for {
+		wake := s.w.status.wake
+		if len(s.beats) > newsInFlight {
+			wake = nil
+		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			progress = true
-		case <-s.w.status.wake:
+			return false, ctx.Err()
+		case <-tick:
+			return true, nil
+		case <-s.answered:
+		case <-wake:
 			// News come in bursts: a moment's wait sends them together.
 			time.Sleep(5 * time.Millisecond)
-			progress = false
+			return false, nil
 		}
 	}
 }

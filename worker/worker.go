@@ -6,13 +6,11 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/millrace/millrace/internal/clusterclient"
 	"github.com/millrace/millrace/internal/kafka"
@@ -50,16 +48,17 @@ type Options struct {
 type Worker struct {
 	opts    Options
 	offsets *kafka.OffsetReader
+	turns   *runner.Turns
 	born    time.Time
 	client  *clusterclient.Client
 	lease   *runner.Lease
 	status  *statuses
 	watched watched
 
-	assignments chan assigned             // newest only
-	strays      chan []*clusterv1.Running // newest only
-	lost        chan time.Time            // when the lease ran out
-	lapsed      atomic.Pointer[time.Time]
+	inbox  *inbox
+	strays chan []*clusterv1.Running // newest only
+	lost   chan time.Time            // when the lease ran out
+	lapsed atomic.Pointer[time.Time]
 
 	mu     sync.Mutex // guards: info, leader, held, signals
 	info   *clusterv1.InfoResponse
@@ -69,19 +68,16 @@ type Worker struct {
 	signals map[unitKey]*runner.Signals
 }
 
-// assigned is a set of assignments, with when the hello was sent that it answers. Sets of sessions that began before the lease ran
-// out are void (I1).
-type assigned struct {
-	set   *clusterv1.Assignments
-	hello time.Time
-}
-
 type unitKey struct {
 	connector string
 	task      int32
 }
 
 func keyOf(u *clusterv1.Unit) unitKey { return unitKey{u.GetConnector(), u.GetTask()} }
+
+func (k unitKey) compare(o unitKey) int {
+	return cmp.Or(cmp.Compare(k.connector, o.connector), cmp.Compare(k.task, o.task))
+}
 
 func (k unitKey) unit() *clusterv1.Unit { return &clusterv1.Unit{Connector: k.connector, Task: k.task} }
 
@@ -106,8 +102,8 @@ func New(o Options) (*Worker, error) {
 	}
 	return &Worker{
 		opts: o, born: time.Now(), client: clusterclient.New(o.Coordinators, o.Dial), lease: runner.NewLease(o.Faults), status: newStatuses(),
-		assignments: make(chan assigned, 1), strays: make(chan []*clusterv1.Running, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
-		signals: map[unitKey]*runner.Signals{}, offsets: &kafka.OffsetReader{},
+		inbox: newInbox(), strays: make(chan []*clusterv1.Running, 1), lost: make(chan time.Time, 1), held: map[unitKey]uint64{},
+		signals: map[unitKey]*runner.Signals{}, offsets: &kafka.OffsetReader{}, turns: runner.NewTurns(),
 	}, nil
 }
 
@@ -201,12 +197,6 @@ func (w *Worker) watchLease(ctx context.Context) {
 	}
 }
 
-func (w *Worker) setHeld(held map[unitKey]uint64) {
-	w.mu.Lock()
-	w.held = held
-	w.mu.Unlock()
-}
-
 // signal hands a signal to a task that runs here and reports the answer with the next heartbeat.
 func (w *Worker) signal(ctx context.Context, sig *clusterv1.Signal) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -254,69 +244,54 @@ type running struct {
 	a    *clusterv1.Assignment
 	unit *runner.Unit
 	stop context.CancelFunc
-	done chan struct{}
 	plan *planner
 }
 
-// manage makes the running units equal to the newest assignment until ctx ends; then it stops them all.
+// update gives a unit that runs on the newest word on it.
+func (r *running) update(a *clusterv1.Assignment) {
+	r.a = a
+	r.unit.Pause(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
+	r.unit.Progress.TopicsSince(a.TopicsSince)
+	if r.plan != nil {
+		r.plan.set(a)
+	}
+}
+
+// manage makes the running units equal to the newest assignments until ctx ends; then it stops them all.
 func (w *Worker) manage(ctx context.Context) {
-	units := map[unitKey]*running{}
+	units, want := map[unitKey]*running{}, map[unitKey]*clusterv1.Assignment{}
+	var hello time.Time // of the session that want is of
 	ended := make(chan unitKey)
-	var want assigned
-	stopAll := func() {
-		for _, r := range units {
-			r.stop()
+	apply := func(k unitKey) {
+		r, a := units[k], want[k]
+		switch {
+		case r == nil && a != nil && ctx.Err() == nil:
+			units[k] = w.start(ctx, k, a, ended)
+		case r != nil && (a == nil || a.Epoch != r.a.Epoch):
+			r.stop() // the same unit under a newer epoch starts when this one has ended
+		case r != nil:
+			r.update(a)
 		}
-	}
-	apply := func() {
-		if want.set == nil || ctx.Err() != nil {
-			return
-		}
-		wanted := map[unitKey]*clusterv1.Assignment{}
-		for _, a := range want.set.Assignments {
-			wanted[keyOf(a.Unit)] = a
-		}
-		for k, r := range units {
-			a := wanted[k]
-			switch {
-			case a == nil || a.Epoch != r.a.Epoch:
-				r.stop()
-			default:
-				r.a = a
-				r.unit.Pause(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
-				r.unit.Progress.TopicsSince(a.TopicsSince)
-				if r.plan != nil {
-					r.plan.set(a)
-				}
-			}
-		}
-		for k, a := range wanted {
-			// The same unit under an older epoch ends first.
-			if units[k] == nil {
-				units[k] = w.start(ctx, k, a, ended)
-			}
-		}
-	}
-	publish := func() {
-		held := map[unitKey]uint64{}
-		for k, r := range units {
-			held[k] = r.a.Epoch
-		}
-		w.setHeld(held)
 	}
 	for {
-		publish()
 		select {
 		case <-ctx.Done():
-			stopAll()
+			for _, r := range units {
+				r.stop()
+			}
 			for len(units) > 0 {
 				w.forget(units, <-ended)
 			}
-			publish()
 			return
-		case want = <-w.assignments:
-			if at := w.lapsed.Load(); at != nil && want.hello.Before(*at) {
-				want = assigned{} // I1: its units have been stopped meanwhile, and the leader may have heard so
+		case <-w.inbox.wake:
+			n := w.inbox.take()
+			// I1: what a session says that began before the lease ran out is void: its units have been stopped, and the leader may have heard so.
+			if at := w.lapsed.Load(); at != nil && n.hello.Before(*at) {
+				continue
+			}
+			hello = n.hello
+			for _, k := range n.into(want) {
+				apply(k)
 			}
 		case list := <-w.strays:
 			for _, s := range list {
@@ -324,16 +299,17 @@ func (w *Worker) manage(ctx context.Context) {
 					w.status.set(&clusterv1.UnitStatus{Unit: s.Unit, Epoch: s.Epoch, State: clusterv1.State_STATE_UNASSIGNED})
 				}
 			}
-			continue
 		case at := <-w.lost:
-			if want.hello.Before(at) {
-				want = assigned{} // void; the next hello brings a new set
+			if hello.Before(at) {
+				clear(want) // void; the next hello brings a new set
 			}
-			stopAll()
+			for _, r := range units {
+				r.stop()
+			}
 		case k := <-ended:
 			w.forget(units, k)
+			apply(k)
 		}
-		apply()
 	}
 }
 
@@ -344,6 +320,7 @@ func (w *Worker) forget(units map[unitKey]*running, k unitKey) {
 		w.status.track(k, nil)
 		delete(units, k)
 		w.mu.Lock()
+		delete(w.held, k)
 		delete(w.signals, k)
 		w.mu.Unlock()
 	}
@@ -372,7 +349,10 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 	u.Gate.Set(a.TargetState == clusterv1.TargetState_TARGET_STATE_PAUSED)
 	u.Progress.TopicsSince(a.TopicsSince)
 	u.Policy = policyOf(a.Config, w.opts.Grace)
-	r := &running{a: a, unit: u, stop: stop, done: make(chan struct{})}
+	r := &running{a: a, unit: u, stop: stop}
+	w.mu.Lock()
+	w.held[k] = a.Epoch
+	w.mu.Unlock()
 	var attempt runner.Attempt
 	if k.task < 0 {
 		r.plan = w.newPlanner(a, log)
@@ -389,196 +369,7 @@ func (w *Worker) start(ctx context.Context, k unitKey, a *clusterv1.Assignment, 
 	go func() {
 		u.Run(run, attempt)
 		log.Info("unit ended")
-		close(r.done)
 		ended <- k
 	}()
 	return r
-}
-
-// statuses is what the next heartbeats have to say. Safe for concurrent use.
-type statuses struct {
-	left chan struct{}
-	wake chan struct{}
-
-	mu       sync.Mutex // guards: the rest
-	version  uint64
-	acked    uint64
-	byUnit   map[unitKey]entry
-	progress map[unitKey]*runner.Progress
-	said     map[unitKey]*clusterv1.Progress // in this session, last
-	planned  map[string]planned
-	answers  []answer
-	draining bool
-	leaving  bool
-	gone     bool
-}
-
-// answer to a signal, until the leader has it.
-type answer struct {
-	r       *clusterv1.SignalResult
-	version uint64
-}
-
-type entry struct {
-	s       *clusterv1.UnitStatus
-	version uint64
-}
-
-// planned is what a planning half has answered.
-type planned struct {
-	p       *clusterv1.Planned
-	version uint64
-}
-
-func newStatuses() *statuses {
-	return &statuses{
-		left: make(chan struct{}), wake: make(chan struct{}, 1), byUnit: map[unitKey]entry{}, progress: map[unitKey]*runner.Progress{},
-		planned: map[string]planned{}, said: map[unitKey]*clusterv1.Progress{},
-	}
-}
-
-func (s *statuses) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *statuses) set(st *clusterv1.UnitStatus) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := keyOf(st.Unit)
-	if old, ok := s.byUnit[k]; ok && old.s.Epoch > st.Epoch {
-		return // a straggler of an epoch that is over
-	} else if ok && old.s.Epoch == st.Epoch && st.Audit == nil {
-		st.Audit = old.s.Audit
-	}
-	s.version++
-	s.byUnit[k] = entry{st, s.version}
-	s.poke()
-}
-
-// audit adds what the auditor has found to the status of the planning half. The next heartbeat takes it along.
-func (s *statuses) audit(k unitKey, epoch uint64, a *clusterv1.Audit) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old, ok := s.byUnit[k]
-	if !ok || old.s.Epoch != epoch {
-		return
-	}
-	st := proto.CloneOf(old.s)
-	st.Audit = a
-	s.version++
-	s.byUnit[k] = entry{st, s.version}
-}
-
-func (s *statuses) track(k unitKey, p *runner.Progress) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p == nil {
-		delete(s.progress, k)
-		delete(s.said, k)
-		return
-	}
-	s.progress[k] = p
-}
-
-func (s *statuses) plan(connector string, p *clusterv1.Planned) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p == nil {
-		delete(s.planned, connector)
-		return
-	}
-	s.version++
-	s.planned[connector] = planned{p, s.version}
-	s.poke()
-}
-
-func (s *statuses) answer(r *clusterv1.SignalResult) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.version++
-	s.answers = append(s.answers, answer{r, s.version})
-	s.poke()
-}
-
-func (s *statuses) drain() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.draining = true
-	s.poke()
-}
-
-func (s *statuses) leave() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.leaving = true
-	s.poke()
-}
-
-// resend makes the next heartbeat say everything: a new leader knows nothing.
-func (s *statuses) resend() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.acked = 0
-	clear(s.said)
-}
-
-// confirm notes that the leader has all up to version.
-func (s *statuses) confirm(version uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.acked = max(s.acked, version)
-	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.version <= version })
-}
-
-// heartbeat builds one that says what the leader has not confirmed yet, and returns the version that its answer will confirm. One with progress
-// also says how far tasks are, those that have got further since it was last said.
-func (s *statuses) heartbeat(progress bool) (*clusterv1.Heartbeat, uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := &clusterv1.Heartbeat{Draining: s.draining, Leaving: s.leaving}
-	keys := slices.SortedFunc(maps.Keys(s.byUnit), func(a, b unitKey) int {
-		return cmp.Or(cmp.Compare(a.connector, b.connector), cmp.Compare(a.task, b.task))
-	})
-	for _, k := range keys {
-		e, p := s.byUnit[k], s.progress[k]
-		news := e.version > s.acked
-		if !news && p == nil && e.s.State == clusterv1.State_STATE_UNASSIGNED {
-			delete(s.byUnit, k) // confirmed, and over
-		}
-		if !news && (p == nil || !progress) {
-			continue
-		}
-		var now *clusterv1.Progress
-		if p != nil {
-			now = p.Message()
-			if !news && proto.Equal(now, s.said[k]) {
-				continue
-			}
-			s.said[k] = now
-		}
-		st := proto.CloneOf(e.s)
-		st.Progress = now
-		h.Statuses = append(h.Statuses, st)
-	}
-	for _, c := range slices.Sorted(maps.Keys(s.planned)) {
-		if p := s.planned[c]; p.version > s.acked {
-			h.Planned = append(h.Planned, p.p)
-		}
-	}
-	for _, a := range s.answers {
-		h.Signals = append(h.Signals, a.r)
-	}
-	return h, s.version
-}
-
-func (s *statuses) confirmLeft() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.leaving && !s.gone {
-		s.gone = true
-		close(s.left)
-	}
 }

@@ -144,7 +144,6 @@ func New(o Options) (*Node, error) {
 	cfg.Logger = hlog
 	cfg.NotifyCh = n.leader
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout, cfg.LeaderLeaseTimeout = alone, alone, leaderLease
-	cfg.CommitTimeout = 10 * time.Millisecond
 	cfg.SnapshotInterval, cfg.SnapshotThreshold, cfg.TrailingLogs = o.Compaction.Interval, o.Compaction.Entries, o.Compaction.Trailing
 	n.raft, err = raft.NewRaft(cfg, o.FSM, store, store, snaps, n.trans)
 	if err != nil {

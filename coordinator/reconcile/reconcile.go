@@ -19,7 +19,6 @@ import (
 	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/coordinator/session"
 	"github.com/millrace/millrace/coordinator/state"
-	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
 )
 
@@ -350,34 +349,4 @@ func weight(config map[string]string, task int32) int {
 		n = 1
 	}
 	return n * taskWeight
-}
-
-// AssignmentsOf is the whole set that a worker is to run, for its session.
-func AssignmentsOf(s *state.State, worker string) *clusterv1.Assignments {
-	out := &clusterv1.Assignments{Index: s.Index()}
-	for _, a := range s.Assignments() {
-		c, ok := s.Connector(a.Unit.Connector)
-		if a.Worker != worker || !ok {
-			continue
-		}
-		x := &clusterv1.Assignment{
-			Unit: &clusterv1.Unit{Connector: a.Unit.Connector, Task: a.Unit.Task}, Epoch: a.Epoch,
-			TargetState: clusterv1.TargetState(c.Target), Config: c.Config, ConfigIndex: c.ConfigIndex, TaskCount: int32(len(c.TaskConfigs)),
-		}
-		switch {
-		case a.Unit.Task == state.PlanningHalf:
-			x.PlanWanted = c.PlannedIndex != c.ConfigIndex && c.Target != commandv1.TargetState_TARGET_STATE_STOPPED
-		case int(a.Unit.Task) >= len(c.TaskConfigs) || a.Epoch < c.Generation:
-			// On its way out, or waiting for its new epoch: the old config must not run under the new one's name, so the worker
-			// keeps what it has only if it still may.
-			continue
-		default:
-			x.Config, x.TopicsSince = c.TaskConfigs[a.Unit.Task], c.TopicsSince
-			for _, v := range s.Voids(c.Name) {
-				x.VoidOffsets = append(x.VoidOffsets, &clusterv1.VoidOffset{Topic: v.Topic, Partition: v.Partition, Below: v.Below})
-			}
-		}
-		out.Assignments = append(out.Assignments, x)
-	}
-	return out
 }

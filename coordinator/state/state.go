@@ -92,6 +92,8 @@ type State struct {
 	nodes       map[string]*commandv1.Node
 	connectors  map[string]*Connector
 	assignments map[UnitID]Assignment
+	// owned has the units of each worker, so that a session need not look at those of all.
+	owned map[string]map[UnitID]struct{}
 	// voided by connector; it outlives the connector (see voids.go).
 	voided  map[string][]Void
 	drained map[string]bool
@@ -100,7 +102,8 @@ type State struct {
 // New returns the empty state.
 func New() *State {
 	return &State{
-		nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, voided: map[string][]Void{}, drained: map[string]bool{},
+		nodes: map[string]*commandv1.Node{}, connectors: map[string]*Connector{}, assignments: map[UnitID]Assignment{}, owned: map[string]map[UnitID]struct{}{},
+		voided: map[string][]Void{}, drained: map[string]bool{},
 	}
 }
 
@@ -141,6 +144,36 @@ func (s *State) Assignment(u UnitID) (Assignment, bool) {
 // Assignments returns all assignments, sorted by unit.
 func (s *State) Assignments() []Assignment {
 	return slices.SortedFunc(maps.Values(s.assignments), func(a, b Assignment) int { return a.Unit.Compare(b.Unit) })
+}
+
+// Owned calls f with each assignment of a worker, in no particular order.
+func (s *State) Owned(worker string, f func(Assignment)) {
+	for u := range s.owned[worker] {
+		f(s.assignments[u])
+	}
+}
+
+// place makes an assignment the unit's.
+func (s *State) place(a Assignment) {
+	s.unplace(a.Unit)
+	s.assignments[a.Unit] = a
+	if a.Worker == "" {
+		return
+	}
+	if s.owned[a.Worker] == nil {
+		s.owned[a.Worker] = map[UnitID]struct{}{}
+	}
+	s.owned[a.Worker][a.Unit] = struct{}{}
+}
+
+// unplace forgets a unit's assignment.
+func (s *State) unplace(u UnitID) {
+	worker := s.assignments[u].Worker
+	delete(s.assignments, u)
+	delete(s.owned[worker], u)
+	if len(s.owned[worker]) == 0 {
+		delete(s.owned, worker)
+	}
 }
 
 // Drained reports whether a worker is to run nothing that another can run.
@@ -240,7 +273,11 @@ func (s *State) deleteConnector(name string) error {
 		return ErrConnectorNotFound
 	}
 	delete(s.connectors, name)
-	maps.DeleteFunc(s.assignments, func(u UnitID, _ Assignment) bool { return u.Connector == name })
+	for u := range s.assignments {
+		if u.Connector == name {
+			s.unplace(u)
+		}
+	}
 	return nil
 }
 
@@ -286,7 +323,7 @@ func (s *State) assign(index uint64, p *commandv1.Assign) {
 		if s.connectors[u.Connector] == nil || a.ExpectedEpoch != 0 && s.assignments[u].Epoch != a.ExpectedEpoch {
 			continue
 		}
-		s.assignments[u] = Assignment{Unit: u, Worker: a.Worker, Epoch: index}
+		s.place(Assignment{Unit: u, Worker: a.Worker, Epoch: index})
 	}
 }
 
@@ -392,8 +429,7 @@ func FromImage(img *commandv1.Image) (*State, error) {
 		s.voided[v.Connector] = append(s.voided[v.Connector], Void{v.GetPartition().GetTopic(), v.GetPartition().GetPartition(), v.Index})
 	}
 	for _, a := range img.Assignments {
-		u := UnitID{a.GetUnit().GetConnector(), a.GetUnit().GetTask()}
-		s.assignments[u] = Assignment{Unit: u, Worker: a.Worker, Epoch: a.Epoch}
+		s.place(Assignment{Unit: UnitID{a.GetUnit().GetConnector(), a.GetUnit().GetTask()}, Worker: a.Worker, Epoch: a.Epoch})
 	}
 	return s, nil
 }

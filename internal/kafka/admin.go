@@ -20,6 +20,7 @@ type Admin struct {
 
 // NewAdmin connects.
 func NewAdmin(ctx context.Context, c Config) (*Admin, error) {
+	c.full = true
 	client, err := c.client(ctx)
 	if err != nil {
 		return nil, err
@@ -171,54 +172,62 @@ const (
 // ListOffsets returns, for each partition of a topic, its first offset (Earliest) or the one that the next record will have
 // (Latest; open transactions included).
 func (a *Admin) ListOffsets(ctx context.Context, topic string, at int64) (map[TopicPartition]int64, error) {
+	return a.offsets(ctx, topic, at, sarama.ReadUncommitted)
+}
+
+// CommittedEnds returns, for each partition of a topic, the offset before which every transaction is decided.
+func (a *Admin) CommittedEnds(ctx context.Context, topic string) (map[TopicPartition]int64, error) {
+	return a.offsets(ctx, topic, Latest, sarama.ReadCommitted)
+}
+
+// offsets asks each leader once for all that it leads.
+func (a *Admin) offsets(ctx context.Context, topic string, at int64, level sarama.IsolationLevel) (map[TopicPartition]int64, error) {
 	return settled(ctx, func() (map[TopicPartition]int64, error) {
 		list, err := a.client.Partitions(topic)
 		if err != nil {
 			return nil, err
 		}
-		out := make(map[TopicPartition]int64, len(list))
+		led := map[*sarama.Broker][]int32{}
 		for _, n := range list {
-			o, err := a.client.GetOffset(topic, n, at)
+			b, err := a.client.Leader(topic, n)
 			if err != nil {
 				return nil, fmt.Errorf("offset of %s-%d: %w", topic, n, err)
 			}
-			out[TopicPartition{topic, n}] = o
+			led[b] = append(led[b], n)
+		}
+		out := make(map[TopicPartition]int64, len(list))
+		for b, parts := range led {
+			if err := offsetsOf(b, topic, parts, at, level, out); err != nil {
+				_ = a.client.RefreshMetadata(topic) // another one may lead by now
+				return nil, err
+			}
 		}
 		return out, nil
 	})
 }
 
-// CommittedEnds returns, for each partition of a topic, the offset before which every transaction is decided.
-func (a *Admin) CommittedEnds(ctx context.Context, topic string) (map[TopicPartition]int64, error) {
-	return settled(ctx, func() (map[TopicPartition]int64, error) {
-		list, err := a.client.Partitions(topic)
-		if err != nil {
-			return nil, err
+// offsetsOf asks the leader of partitions.
+func offsetsOf(b *sarama.Broker, topic string, parts []int32, at int64, level sarama.IsolationLevel, out map[TopicPartition]int64) error {
+	req := sarama.NewOffsetRequest(sarama.V2_8_0_0)
+	req.IsolationLevel = level
+	for _, n := range parts {
+		req.AddBlock(topic, n, at, 1)
+	}
+	resp, err := b.GetAvailableOffsets(req)
+	if err != nil {
+		return fmt.Errorf("offsets of %s: %w", topic, err)
+	}
+	for _, n := range parts {
+		block := resp.GetBlock(topic, n)
+		if block == nil {
+			return sarama.ErrIncompleteResponse
 		}
-		out := make(map[TopicPartition]int64, len(list))
-		for _, n := range list {
-			b, err := a.client.Leader(topic, n)
-			if err != nil {
-				return nil, err
-			}
-			req := sarama.NewOffsetRequest(sarama.V2_8_0_0)
-			req.IsolationLevel = sarama.ReadCommitted
-			req.AddBlock(topic, n, Latest, 1)
-			resp, err := b.GetAvailableOffsets(req)
-			if err != nil {
-				return nil, fmt.Errorf("committed end of %s-%d: %w", topic, n, err)
-			}
-			block := resp.GetBlock(topic, n)
-			if block == nil {
-				return nil, sarama.ErrIncompleteResponse
-			}
-			if block.Err != sarama.ErrNoError {
-				return nil, fmt.Errorf("committed end of %s-%d: %w", topic, n, block.Err)
-			}
-			out[TopicPartition{topic, n}] = block.Offset
+		if block.Err != sarama.ErrNoError {
+			return fmt.Errorf("offset of %s-%d: %w", topic, n, block.Err)
 		}
-		return out, nil
-	})
+		out[TopicPartition{topic, n}] = block.Offset
+	}
+	return nil
 }
 
 // TopicSettings returns a topic's configuration, defaults included.

@@ -28,6 +28,8 @@ type Config struct {
 
 	// first keeps to the first transaction protocol, for tests.
 	first bool
+	// full has a client learn of all topics when it connects, not only of those that it is used for.
+	full bool
 }
 
 // Timeouts of a single request on the wire. Waits are bounded by the caller's context.
@@ -120,7 +122,8 @@ func (d *dialer) close() {
 	clear(d.conns)
 }
 
-// client connects; it tries for as long as ctx lives only once, so that the caller owns the retries.
+// client makes a client. One that is to know all topics connects at once; another one when it is used: it asks for the topics that it is used for, so that a
+// thousand tasks don't each read the names of a thousand topics. It tries only once, so that the caller owns the retries.
 func (c Config) client(ctx context.Context) (sarama.Client, error) {
 	if len(c.Brokers) == 0 {
 		return nil, errors.New("no Kafka brokers are known")
@@ -130,6 +133,7 @@ func (c Config) client(ctx context.Context) (sarama.Client, error) {
 		d.dial = new(net.Dialer).DialContext
 	}
 	s := c.sarama()
+	s.Metadata.Full = c.full
 	s.Net.Proxy.Enable, s.Net.Proxy.Dialer = true, d
 	type result struct {
 		client sarama.Client

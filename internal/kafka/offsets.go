@@ -60,6 +60,9 @@ func ReadOffset(ctx context.Context, c Config, topic, connector string, partitio
 // that start together read each partition a few times and not a thousand times. It keeps nothing: a read begins after all of its askers have asked, and so
 // after each of them has fenced the older owner (I3). The zero value is ready; safe for concurrent use.
 type OffsetReader struct {
+	// Admins are what it asks the brokers with, and others may.
+	Admins Admins
+
 	mu    sync.Mutex // guards: all below
 	reads map[offsetSource]*offsetReads
 }
@@ -151,20 +154,20 @@ func (r *OffsetReader) serve(c Config, at offsetSource) {
 		}
 		r.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), readLimit)
-		read.values, read.err = readKeys(ctx, c, at.TopicPartition, read.keys)
+		read.values, read.err = r.readKeys(ctx, c, at.TopicPartition, read.keys)
 		cancel()
 		close(read.done)
 	}
 }
 
 // readKeys returns the last values of keys in a partition, without those that have none.
-func readKeys(ctx context.Context, c Config, tp TopicPartition, keys map[string]bool) (map[string][]byte, error) {
-	a, err := NewAdmin(ctx, c)
+func (r *OffsetReader) readKeys(ctx context.Context, c Config, tp TopicPartition, keys map[string]bool) (found map[string][]byte, err error) {
+	a, done, err := r.Admins.Get(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	defer a.Close()
-	found := map[string][]byte{}
+	defer func() { done(err) }()
+	found = map[string][]byte{}
 	err = ReadToEnd(ctx, c, a, tp.Topic, []int32{tp.Partition}, func(m Fetched) error {
 		if key, ok := canonical(m.Key, keys); ok {
 			found[key] = bytes.Clone(m.Value)

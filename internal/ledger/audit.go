@@ -20,6 +20,8 @@ import (
 // AuditOptions say what is compared.
 type AuditOptions struct {
 	Kafka kafka.Config
+	// Admins, if set, are shared with others.
+	Admins *kafka.Admins
 	// Ledger is the topic of the entries.
 	Ledger string
 	// Connector, if set, restricts the audit to its entries; Topic to what they say of one topic.
@@ -105,6 +107,9 @@ const maxDifferences = 100
 
 // NewAuditor makes an auditor that has seen nothing.
 func NewAuditor(o AuditOptions) *Auditor {
+	if o.Admins == nil {
+		o.Admins = &kafka.Admins{}
+	}
 	a := &Auditor{
 		o: o, next: map[kafka.TopicPartition]int64{}, parts: map[kafka.TopicPartition]*partition{}, tasks: map[task][]*open{},
 		known: map[int64]bool{}, pace: pace{perSecond: o.BytesPerSecond},
@@ -124,12 +129,12 @@ func (a *Auditor) Report() *api.Audit {
 }
 
 // Round compares what has been committed since the last one. It waits for transactions that are about to commit: their entry is sent last.
-func (a *Auditor) Round(ctx context.Context) error {
-	admin, err := kafka.NewAdmin(ctx, a.o.Kafka)
+func (a *Auditor) Round(ctx context.Context) (err error) {
+	admin, done, err := a.o.Admins.Get(ctx, a.o.Kafka)
 	if err != nil {
 		return err
 	}
-	defer admin.Close()
+	defer func() { done(err) }()
 	a.round++
 	// What the ledger says at first is of records that are in the topics by now: where they are not, they are missing. That is known when the
 	// topics are read so far, which can be later: a commit shows partition by partition. What the ledger says after the topics' ends

@@ -78,7 +78,7 @@ func TestScale(t *testing.T) {
 	createMany(ctx, t, c, connectors, per)
 	t.Logf("%d connectors created in %v", connectors, time.Since(began).Round(10*time.Millisecond))
 	place := allRun(ctx, t, c, limit, connectors*per, "")
-	t.Logf("%d tasks run %v after the first was created", connectors*per, time.Since(began).Round(10*time.Millisecond))
+	t.Logf("%d tasks run %v after the first was created; %s", connectors*per, time.Since(began).Round(10*time.Millisecond), troubles(f))
 	for id, n := range place {
 		if n < connectors*per/5-per || n > connectors*per/5+per {
 			t.Errorf("%s runs %d of %d tasks", id, n, connectors*per)
@@ -114,10 +114,21 @@ func TestScale(t *testing.T) {
 		t.Log(strings.TrimSpace(out))
 	}
 	after := allRun(ctx, t, c, limit, connectors*per, worker.REST)
-	t.Logf("leadership was handed over; the new leader knows that all tasks run after %v", time.Since(began).Round(10*time.Millisecond))
+	t.Logf("leadership was handed over; the new leader knows that all tasks run after %v; %s", time.Since(began).Round(10*time.Millisecond), troubles(f))
 	if !maps.Equal(place, after) {
 		t.Errorf("tasks moved with the leader: %v, then %v", place, after)
 	}
+}
+
+// troubles counts what nodes that have too much to do suffer from.
+func troubles(f *fleet.Fleet) string {
+	elections, lapses := 0, 0
+	for _, n := range f.Nodes {
+		log := n.Log(64 << 20)
+		elections += strings.Count(log, "msg=leading")
+		lapses += strings.Count(log, "lease ran out")
+	}
+	return fmt.Sprintf("%d leaders began and %d leases ran out so far", elections, lapses)
 }
 
 func createMany(ctx context.Context, t *testing.T, c fleet.Cluster, n, per int) {

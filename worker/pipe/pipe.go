@@ -64,14 +64,17 @@ type Options struct {
 const fetchBytes = 2 << 20
 
 // Run runs the task until ctx ends or it fails. open starts the function.
-func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Context) (Function, error)) error {
-	connected := d.Live.Enter(runner.WaitConnect)
-	defer connected()
-	admin, err := kafka.NewAdmin(ctx, d.Kafka)
+func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Context) (Function, error)) (err error) {
+	connected, err := d.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer admin.Close()
+	defer connected()
+	admin, done, err := d.Admins.Get(ctx, d.Kafka)
+	if err != nil {
+		return err
+	}
+	defer func() { done(err) }()
 	topics := runner.NewTopics(admin, d.Settings.Creation)
 	for _, t := range append([]string{o.Output}, o.Routes...) {
 		if err := topics.Ensure(ctx, t); err != nil {

@@ -89,8 +89,10 @@ type Deps struct {
 	Kafka        kafka.Config
 	ClusterID    string
 	OffsetsTopic string
-	// Offsets reads source offsets, for all tasks of the worker.
+	// Offsets reads source offsets, Admins are what asks the brokers and makes topics, and Turns says who may connect: for all tasks of the worker.
 	Offsets  *kafka.OffsetReader
+	Admins   *kafka.Admins
+	Turns    *Turns
 	Lease    *Lease
 	Gate     *Gate
 	Progress *Progress

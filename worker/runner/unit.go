@@ -228,6 +228,9 @@ func (u *Unit) Up() {
 
 // Pause shuts or opens the gate and reports it, unless the unit is not up.
 func (u *Unit) Pause(paused bool) {
+	if u.Gate.Paused() == paused {
+		return
+	}
 	u.Gate.Set(paused)
 	u.mu.Lock()
 	up := u.up()

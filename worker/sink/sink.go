@@ -36,7 +36,10 @@ const fetchBytes = 8 << 20
 
 // Run runs the task until ctx ends or it fails.
 func Run(ctx context.Context, d runner.Deps, task connectors.SinkTask, dec Decoder) error {
-	connected := d.Live.Enter(runner.WaitConnect)
+	connected, err := d.Connect(ctx)
+	if err != nil {
+		return err
+	}
 	defer connected()
 	admin, err := kafka.NewAdmin(ctx, d.Kafka)
 	if err != nil {

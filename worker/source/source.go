@@ -38,14 +38,17 @@ type Encoder interface {
 const SnapshotHeader = "snapshot"
 
 // Run runs the task until ctx ends or it fails. Dead letters are written by dead, which takes anything.
-func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, dead Encoder) error {
-	connected := d.Live.Enter(runner.WaitConnect)
-	defer connected()
-	admin, err := kafka.NewAdmin(ctx, d.Kafka)
+func Run(ctx context.Context, d runner.Deps, task connectors.SourceTask, enc, dead Encoder) (err error) {
+	connected, err := d.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer admin.Close()
+	defer connected()
+	admin, done, err := d.Admins.Get(ctx, d.Kafka)
+	if err != nil {
+		return err
+	}
+	defer func() { done(err) }()
 	offsets := d.OffsetsTopic
 	if err := admin.EnsureTopic(ctx, offsets, kafka.OffsetsTopicConfig()); err != nil {
 		return fmt.Errorf("offsets topic: %w", err)
@@ -265,6 +268,9 @@ func (l *loop) write(b *bundle, f func(dst []byte) ([]byte, bool, error)) ([]byt
 
 // send sends a bundle and takes its memory back for another one.
 func (l *loop) send(ctx context.Context, b *bundle) error {
+	if err := l.mayWrite(); err != nil {
+		return err
+	}
 	if err := l.producer.Send(ctx, b.msgs); err != nil {
 		return tooLarge(err)
 	}
@@ -511,91 +517,3 @@ func envelopeOf(r *record.Record) *record.Envelope {
 }
 
 var snapshotMark = []kafka.Header{{Key: SnapshotHeader, Value: []byte("true")}}
-
-// commit adds the offsets and commits.
-func (l *loop) commit(ctx context.Context) error {
-	if err := l.durable(ctx); err != nil {
-		return err
-	}
-	l.Progress.Committed(l.records, l.bytes)
-	l.Progress.Newest(l.newest)
-	l.Progress.Used(l.used...)
-	for _, o := range l.offsets {
-		// I2: only now is everything up to o durable.
-		leave := l.Live.Call(runner.WaitConfirm)
-		err := l.task.Committed(ctx, o)
-		leave()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// durable sends what is left of the transaction, with the offsets, and commits it.
-func (l *loop) durable(ctx context.Context) error {
-	defer l.Live.Enter(runner.WaitBroker)()
-	bounded, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	var late *bundle
-	if l.Faults.OffsetFirst {
-		late, l.last = l.last, &bundle{}
-	}
-	var offsets []kafka.Message
-	var to []ledger.Place
-	for key, o := range l.offsets {
-		value, err := kafka.OffsetValue(o.Position)
-		if err != nil {
-			return fmt.Errorf("source offset %v: %w", o.Position, err)
-		}
-		offsets = append(offsets, kafka.Message{Topic: l.offsetsTopic, Partition: -1, Key: []byte(key), Value: value})
-		to = append(to, ledger.Place{Key: []byte(key), Position: value})
-	}
-	if l.producer.Transactional() {
-		l.last.msgs = append(l.last.msgs, offsets...)
-		offsets = nil
-	}
-	if err := l.sendLast(ctx, l.last.msgs, to); err != nil {
-		return tooLarge(err)
-	}
-	l.free(l.last)
-	if len(offsets) > 0 {
-		// I2: at least once is the records first and then the offset.
-		if err := l.producer.Commit(bounded); err != nil {
-			return tooLarge(err)
-		}
-		if err := l.producer.Send(ctx, offsets); err != nil {
-			return err
-		}
-	}
-	// I1: no side effect without a lease.
-	if err := l.Lease.Check(); err != nil {
-		return connectors.Retriable(err)
-	}
-	err := l.producer.Commit(bounded)
-	if err == nil && late != nil {
-		if err = l.producer.Send(ctx, late.msgs); err == nil {
-			err = l.producer.Commit(bounded)
-		}
-		l.free(late)
-	}
-	return tooLarge(err)
-}
-
-// sendLast sends a transaction's last messages, with its entry in the ledger if there is one.
-func (l *loop) sendLast(ctx context.Context, msgs []kafka.Message, to []ledger.Place) error {
-	if l.book == nil {
-		return l.producer.Send(ctx, msgs)
-	}
-	return l.producer.SendLast(ctx, msgs, func(o kafka.Origin, tallies []kafka.Tally) (*kafka.Message, error) {
-		return l.book.Entry(o, tallies, nil, to)
-	})
-}
-
-// tooLarge adds the way out to the broker's refusal.
-func tooLarge(err error) error {
-	if errors.Is(err, kafka.ErrTooLarge) {
-		return fmt.Errorf("%w: a message is larger than its topic takes: raise the topic's max.message.bytes (topic.creation.default.max.message.bytes for new topics), or leave the wide column out", err)
-	}
-	return err
-}

@@ -1407,12 +1407,16 @@ func (x *HeartbeatAck) GetSeq() uint64 {
 	return 0
 }
 
-// Assignments is the whole set that the worker is to run (level-triggered): what is missing is to be stopped.
+// Assignments is the whole set that the worker is to run: what is missing is to be stopped. It begins each session, so that nothing hangs on what was
+// said in an earlier one. Workers that speak protocol 2 then get what changes.
 type Assignments struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Raft index that the set was read at; a set older than one already seen is ignored.
-	Index         uint64        `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	Assignments   []*Assignment `protobuf:"bytes,2,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	// Raft index that the set was read at.
+	Index       uint64        `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Assignments []*Assignment `protobuf:"bytes,2,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	// The set is the last one with the assignments of this one added or put in their place, and without what was removed.
+	Change        bool    `protobuf:"varint,3,opt,name=change,proto3" json:"change,omitempty"`
+	Removed       []*Unit `protobuf:"bytes,4,rep,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1457,6 +1461,20 @@ func (x *Assignments) GetIndex() uint64 {
 func (x *Assignments) GetAssignments() []*Assignment {
 	if x != nil {
 		return x.Assignments
+	}
+	return nil
+}
+
+func (x *Assignments) GetChange() bool {
+	if x != nil {
+		return x.Change
+	}
+	return false
+}
+
+func (x *Assignments) GetRemoved() []*Unit {
+	if x != nil {
+		return x.Removed
 	}
 	return nil
 }
@@ -2504,10 +2522,12 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\asignals\x18\x05 \x03(\v2!.millrace.cluster.v1.SignalResultR\asignals\x12\x1a\n" +
 	"\bdraining\x18\x06 \x01(\bR\bdraining\" \n" +
 	"\fHeartbeatAck\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\"f\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\xb3\x01\n" +
 	"\vAssignments\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12A\n" +
-	"\vassignments\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.AssignmentR\vassignments\"\xe0\x03\n" +
+	"\vassignments\x18\x02 \x03(\v2\x1f.millrace.cluster.v1.AssignmentR\vassignments\x12\x16\n" +
+	"\x06change\x18\x03 \x01(\bR\x06change\x123\n" +
+	"\aremoved\x18\x04 \x03(\v2\x19.millrace.cluster.v1.UnitR\aremoved\"\xe0\x03\n" +
 	"\n" +
 	"Assignment\x12-\n" +
 	"\x04unit\x18\x01 \x01(\v2\x19.millrace.cluster.v1.UnitR\x04unit\x12\x14\n" +
@@ -2706,32 +2726,33 @@ var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	23, // 19: millrace.cluster.v1.Heartbeat.planned:type_name -> millrace.cluster.v1.Planned
 	13, // 20: millrace.cluster.v1.Heartbeat.signals:type_name -> millrace.cluster.v1.SignalResult
 	21, // 21: millrace.cluster.v1.Assignments.assignments:type_name -> millrace.cluster.v1.Assignment
-	14, // 22: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
-	0,  // 23: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	32, // 24: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
-	22, // 25: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
-	24, // 26: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	33, // 27: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
-	14, // 28: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
-	1,  // 29: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	29, // 30: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
-	26, // 31: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
-	27, // 32: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
-	28, // 33: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
-	34, // 34: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
-	35, // 35: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	30, // 36: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 37: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	7,  // 38: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	9,  // 39: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 40: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	8,  // 41: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	10, // 42: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	40, // [40:43] is the sub-list for method output_type
-	37, // [37:40] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	14, // 22: millrace.cluster.v1.Assignments.removed:type_name -> millrace.cluster.v1.Unit
+	14, // 23: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
+	0,  // 24: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
+	32, // 25: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	22, // 26: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
+	24, // 27: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
+	33, // 28: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	14, // 29: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
+	1,  // 30: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
+	29, // 31: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	26, // 32: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
+	27, // 33: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
+	28, // 34: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
+	34, // 35: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
+	35, // 36: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	30, // 37: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	3,  // 38: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	7,  // 39: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	9,  // 40: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 41: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	8,  // 42: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	10, // 43: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	41, // [41:44] is the sub-list for method output_type
+	38, // [38:41] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
