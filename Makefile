@@ -72,6 +72,7 @@ endif
 .PHONY: vet
 vet:
 	go vet ./...
+	cd internal/systest/clients && go vet .
 
 .PHONY: bench
 bench: build ## Debezium and Millrace in turn on one machine, about half an hour; the table goes into docs/benchmarks.md
@@ -103,11 +104,11 @@ demo: ## the whole pipeline with a node killed on the way, checked row by row
 # we are root, it is installed.
 .PHONY: venv
 venv: $(VENV)/.stamp
-$(VENV)/.stamp: $(wildcard sdk/python/pyproject.toml)
+$(VENV)/.stamp: $(wildcard sdk/python/pyproject.toml) internal/systest/clients/requirements.txt
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get -qq -o DPkg::Lock::Timeout=300 update && \
 	  apt-get -qq -y -o DPkg::Lock::Timeout=300 install python3-venv && $(PYTHON) -m venv $(VENV); }
-	$(VENV)/bin/pip install -q --disable-pip-version-check pytest -e sdk/python
+	$(VENV)/bin/pip install -q --disable-pip-version-check pytest -e sdk/python -r internal/systest/clients/requirements.txt
 	touch $@
 
 # --- servers ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/coordinator/rest"
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/logring"
 	"github.com/millrace/millrace/internal/obs"
 )
 
@@ -62,7 +63,7 @@ func handler(f testing.TB) http.Handler {
 	return rest.New(l, rest.Options{
 		Herder: herder.New(c, herder.Kafka{Config: kafka.Config{Brokers: []string{"127.0.0.1:1"}}, OffsetsTopic: "offsets"}),
 		Leader: func(context.Context) (string, bool) { return "127.0.0.1:1", true }, KafkaClusterID: func() string { return "" },
-		Nodes: func(context.Context) ([]string, error) { return nil, nil }, Levels: loglevel.New(slog.LevelInfo), Logger: log, Metrics: obs.NewRegistry(), Ready: func() (string, bool) { return "", true },
+		Nodes: func(context.Context) ([]string, error) { return nil, nil }, Levels: loglevel.New(slog.LevelInfo), Logs: logring.New(), Logger: log, Metrics: obs.NewRegistry(), Ready: func() (string, bool) { return "", true },
 	}).Handler()
 }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/logring"
 	"github.com/millrace/millrace/internal/obs"
 	"github.com/millrace/millrace/internal/tlsfile"
 	commandv1 "github.com/millrace/millrace/proto/command/v1"
@@ -48,6 +49,9 @@ type Options struct {
 	Fault func() string
 	// Levels are the process's log levels.
 	Levels *loglevel.Levels
+	// NodeID is this node's, and Logs are the last log lines of the connectors that it has to do with.
+	NodeID string
+	Logs   *logring.Ring
 	// Nodes returns where the other nodes answer REST (host:port).
 	Nodes func(ctx context.Context) ([]string, error)
 	// KafkaClusterID is the brokers' own id, as far as it is known.

@@ -76,6 +76,8 @@ func (s *Server) routes() []route {
 		{method: get, path: api.Prefix + "/connectors/{connector}/progress", handle: progress, about: "How far a connector's tasks are.", out: ok(api.Progress{})},
 		{method: get, path: api.Prefix + "/connectors/{connector}/audit", handle: audit, about: "How a connector's topics compare with its ledger.", out: ok(api.Audit{})},
 		{method: get, path: api.Prefix + "/connectors/{connector}/events", handle: events, about: "What happened to a connector's tasks: starts, failures, retries, restarts.", out: ok(api.Events{})},
+		{method: get, path: api.Prefix + "/connectors/{connector}/logs", handle: logs, about: "The last log lines of a connector, of all nodes.", out: ok(api.Logs{})},
+		{method: get, path: api.Prefix + "/node/logs/{connector}", handle: nodeLogs, local: true, about: "The last log lines of a connector, of the node that is asked.", out: ok(api.Logs{})},
 		{method: post, path: api.Prefix + "/connectors/{connector}/signals", handle: signal, about: "Ask a connector's tasks for something, such as to read tables anew.", in: api.Signal{}, out: none(http.StatusAccepted)},
 		{method: get, path: api.Prefix + "/live", handle: live, local: true, about: "Whether the process answers.", out: ok(api.Health{})},
 		{

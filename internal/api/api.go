@@ -245,6 +245,25 @@ type Event struct {
 	Detail      string `json:"detail,omitempty"`
 }
 
+// Logs answers GET /millrace/v1/connectors/x/logs: the last log lines of a connector on all nodes, oldest first.
+type Logs struct {
+	Name  string    `json:"name"`
+	Lines []LogLine `json:"lines"`
+	// Unreachable nodes, by the address of their REST, could not be asked.
+	Unreachable []string `json:"unreachable,omitempty"`
+}
+
+// LogLine is a line of one node's log.
+type LogLine struct {
+	AtUnixMS int64  `json:"at_unix_ms"`
+	Node     string `json:"node"`
+	// Seq grows from line to line on a node.
+	Seq   int64  `json:"seq"`
+	Level string `json:"level"`
+	Task  *int32 `json:"task,omitempty"`
+	Text  string `json:"text"`
+}
+
 // Kinds of differences between topics and ledger.
 const (
 	Missing = "missing"

@@ -55,3 +55,9 @@ func (c *Client) SetLogger(ctx context.Context, name, level string, everywhere b
 	}
 	return c.Do(ctx, http.MethodPut, path, SetLevel{Level: level}, nil)
 }
+
+// Logs returns the last log lines of a connector, on all nodes.
+func (c *Client) Logs(ctx context.Context, name string) (out *Logs, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+at(name, "/logs"), nil, &out)
+	return out, err
+}

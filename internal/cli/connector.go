@@ -28,7 +28,7 @@ func newConnectorCommand(c *client) *cobra.Command {
 		}}
 	}
 	cmd.AddCommand(
-		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), auditCommand(c), signalCommand(c), snapshotCommand(c), editCommand(c), diffCommand(c), offsetsCommand(c),
+		createCommand(c), listCommand(c), statusCommand(c), validateCommand(c), pluginsCommand(c), restartCommand(c), eventsCommand(c), logsCommand(c), auditCommand(c), signalCommand(c), snapshotCommand(c), editCommand(c), diffCommand(c), offsetsCommand(c),
 		&cobra.Command{Use: "get NAME", Short: "Print a connector's config as JSON", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 			i, err := c.api().Get(cmd.Context(), args[0])
 			if err != nil {

@@ -35,6 +35,7 @@ import (
 	"github.com/millrace/millrace/internal/kafka"
 	"github.com/millrace/millrace/internal/kafka/embedded"
 	"github.com/millrace/millrace/internal/loglevel"
+	"github.com/millrace/millrace/internal/logring"
 	"github.com/millrace/millrace/internal/obs"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 	"github.com/millrace/millrace/worker"
@@ -87,8 +88,10 @@ type node struct {
 	log *slog.Logger
 	// levels of the log; REST changes them.
 	levels *loglevel.Levels
-	tls    security
-	kafka  kafka.Config
+	// logs are the last lines of each connector.
+	logs  *logring.Ring
+	tls   security
+	kafka kafka.Config
 
 	listener net.Listener
 	coord    *coordinator.Coordinator
@@ -107,7 +110,7 @@ type node struct {
 const collectAt = 50
 
 func runNode(ctx context.Context, v configdef.Values) error {
-	n := &node{v: v, metrics: obs.NewRegistry()}
+	n := &node{v: v, metrics: obs.NewRegistry(), logs: logring.New()}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(collectAt)
 	}
@@ -119,7 +122,7 @@ func runNode(ctx context.Context, v configdef.Values) error {
 		return err
 	}
 	n.levels = levels(v)
-	n.log = logger(v, n.levels).With("node", n.id)
+	n.log = logger(v, n.levels, n.logs).With("node", n.id)
 	if n.tls, err = loadSecurity(v, n.log.With("component", "tls")); err != nil {
 		return err
 	}
@@ -155,7 +158,7 @@ func runNode(ctx context.Context, v configdef.Values) error {
 	server := rest.New(n.listener, rest.Options{
 		Version: Version, Commit: Commit, Herder: n.herder, Ready: n.ready, Metrics: n.metrics, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID,
 		TLS: n.tls.rest, ClientAuth: clientAuth(v), Logger: n.log.With("component", "rest"),
-		Levels: n.levels, Nodes: n.others,
+		Levels: n.levels, NodeID: n.id, Logs: n.logs, Nodes: n.others,
 	})
 	n.log.Info("node starts", "version", Version, "rest", n.listener.Addr().String(), "roles", v.List(config.NodeRoles), "brokers", n.kafka.Brokers)
 
@@ -417,10 +420,11 @@ func levels(v configdef.Values) *loglevel.Levels {
 	return loglevel.New(level)
 }
 
-func logger(v configdef.Values, l *loglevel.Levels) *slog.Logger {
+func logger(v configdef.Values, l *loglevel.Levels, ring *logring.Ring) *slog.Logger {
 	all := &slog.HandlerOptions{Level: slog.Level(math.MinInt)} // the levels choose
+	var h slog.Handler = slog.NewTextHandler(os.Stderr, all)
 	if v.String(config.NodeLogFormat) == "json" {
-		return slog.New(l.Handler(slog.NewJSONHandler(os.Stderr, all)))
+		h = slog.NewJSONHandler(os.Stderr, all)
 	}
-	return slog.New(l.Handler(slog.NewTextHandler(os.Stderr, all)))
+	return slog.New(l.Handler(ring.Handler(h)))
 }

@@ -307,23 +307,24 @@ func oneInput(v configdef.Values) []configdef.Problem {
 	case len(topics) > 0 && rx != "":
 		msg = "topics and topics.regex are mutually exclusive options, but both are set."
 	}
+	dead := deadInput(v.String(DeadTopic), topics, rx)
 	if msg == "" {
-		return deadInput(v.String(DeadTopic), topics, rx)
+		return dead
 	}
-	return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: msg}, {Key: TopicsRegex, Value: rx, Message: msg}}
+	return append([]configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: msg}, {Key: TopicsRegex, Value: rx, Message: msg}}, dead...)
 }
 
 // deadInput refuses a dead letter queue that the connector would read itself.
-func deadInput(dead string, topics []string, rx string) []configdef.Problem {
+func deadInput(dead string, topics []string, rx string) (problems []configdef.Problem) {
 	if slices.Contains(topics, dead) {
-		return []configdef.Problem{{Key: Topics, Value: strings.Join(topics, ","), Message: fmt.Sprintf(
-			"The DLQ topic '%s' may not be included in the list of topics ('topics=[%s]') consumed by the connector", dead, strings.Join(topics, ", "))}}
+		problems = append(problems, configdef.Problem{Key: Topics, Value: strings.Join(topics, ","), Message: fmt.Sprintf(
+			"The DLQ topic '%s' may not be included in the list of topics ('topics=[%s]') consumed by the connector", dead, strings.Join(topics, ", "))})
 	}
 	if re, err := regexp.Compile("^(?:" + rx + ")$"); err == nil && dead != "" && rx != "" && re.MatchString(dead) {
-		return []configdef.Problem{{Key: TopicsRegex, Value: rx, Message: fmt.Sprintf(
-			"The DLQ topic '%s' may not be matched by the regex for the topics ('topics.regex=%s') consumed by the connector", dead, rx)}}
+		problems = append(problems, configdef.Problem{Key: TopicsRegex, Value: rx, Message: fmt.Sprintf(
+			"The DLQ topic '%s' may not be matched by the regex for the topics ('topics.regex=%s') consumed by the connector", dead, rx)})
 	}
-	return nil
+	return problems
 }
 
 // KeepsLedger reports whether a connector's tasks keep a ledger: without transactions there is none.

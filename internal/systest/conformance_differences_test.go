@@ -29,4 +29,14 @@ var restDifferences = []restDifference{
 	{request: `PATCH /connectors/\{c\}/config \{"name":"renamed"\}`, what: ``, got: `(400|have none|Connector name configuration \(renamed\) doesn't match)`, why: "Connect stores the other name in the config and keeps the old one for the connector"},
 	{request: `PATCH /connectors/\{c\}/offsets`, what: `\.body\.message$`, want: `Failed to alter consumer group offsets for connector \{c\}$`, got: `Failed to alter consumer group offsets for connector \{c\}: \{t\}-none-0: there is no such partition$`, why: "says what is wrong"},
 	{request: `(PATCH|DELETE) /connectors/\{s\}/offsets`, what: `\.body\.message$`, want: `The Connect framework-managed offsets .*`, got: `The offsets for this connector have been (altered|reset) successfully$`, why: "the mysql source keeps no offsets elsewhere"},
+
+	// Apache's own scenarios.
+	{request: `PUT .*"no\.Such"`, what: `\.body\.(transforms|predicates)\.`, want: `.*: Class no\.Such could not be found\.$`, got: `.*: there is no such class; known are `, why: "lists what there is"},
+	{request: `PUT .*"no\.Such"`, what: `\.body\.(key|value)\.converter/0$`, want: `.*: Class no\.Such could not be found\.$`, got: `.*: unknown converter; known are `, why: "lists what there is"},
+	{request: `PUT .*"header\.converter":"no\.Such"`, what: `\.body\.(header\.converter|error_count)$`, why: "headers pass as the bytes they are, whatever the converter"},
+	{request: `PUT .*"(transforms|predicates)":"(t,t|p,p)"`, what: `\.body\.(transforms|predicates)/0$`, want: `.*Duplicate alias provided\.$`, got: `.*Duplicate alias provided: [tp]$`, why: "names the alias"},
+	{request: `PUT .*"transforms\.t\.negate":"true"`, what: `\.body\.transforms\.t\.(negate|type)$`, why: "a mistake is bound to its own key"},
+	{request: `PUT .*(TopicNameMatches|InsertHeader)"`, what: `\.body\.(error_count|predicates\.p\.pattern|transforms\.t\.(header|value\.literal))$`, why: "one mistake is one message"},
+	{request: `PUT .*"value\.converter\.schemas\.enable":"maybe"`, what: `\.body\.value\.converter\.schemas\.enable/0$`, want: `Invalid value maybe for configuration schemas\.enable: `, got: `Invalid value maybe for configuration value\.converter\.schemas\.enable: `, why: "names the key"},
+	{request: `PUT .*"errors\.deadletterqueue\.topic\.replication\.factor":"x"`, what: `\.body\.errors\.deadletterqueue`, want: `.*Not a number of type SHORT$`, got: `.*Not a number of type INT$`, why: "small whole numbers are INT"},
 }

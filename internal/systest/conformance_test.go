@@ -133,7 +133,7 @@ func connectPeer(t *testing.T, id string, db testkit.Server) *peer {
 	p.texts["{sink}"] = fmt.Sprintf(`"connector.class":"org.apache.kafka.connect.file.FileStreamSinkConnector","file":%q`, filepath.Join(t.TempDir(), "out"))
 	p.texts["{source}"] = sourceMembers(id, db) + fmt.Sprintf(`,"schema.history.internal.kafka.bootstrap.servers":%q,"schema.history.internal.kafka.topic":"history.%s","database.ssl.mode":"disabled","database.allowPublicKeyRetrieval":"true"`, broker, id)
 	t.Cleanup(func() {
-		for _, name := range []string{"{c}", "{s}", "{c}%20put"} {
+		for _, name := range []string{"{c}", "{s}", "{c}%20put", "{c}-i", "{c}-g"} {
 			req, _ := http.NewRequest(http.MethodDelete, url+"/connectors/"+p.fill(name), nil)
 			if resp, err := http.DefaultClient.Do(req); err == nil {
 				_ = resp.Body.Close()

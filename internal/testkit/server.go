@@ -216,11 +216,26 @@ func short(t testing.TB, kind string) {
 	}
 }
 
+// Program returns where a program is that `make test` installs: on the path, or in the Python environment of make venv.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	if cache := os.Getenv("MILLRACE_CACHE"); cache != "" {
+		if path, err := exec.LookPath(filepath.Join(cache, "venv", "bin", name)); err == nil {
+			return path
+		}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, name, err)
+	}
+	return path
+}
+
 // missing skips the test, loudly; where servers are promised (CI, MILLRACE_REQUIRE_SERVERS=1) their absence is a failure.
 func missing(t testing.TB, kind string, err error) {
 	t.Helper()
 	if required() {
-		t.Fatalf("%s is required here (CI or MILLRACE_REQUIRE_SERVERS is set) and did not start: %v", kind, err)
+		t.Fatalf("%s is required here (CI or MILLRACE_REQUIRE_SERVERS is set) and can't be had: %v", kind, err)
 	}
 	t.Skipf("SKIP: no %s: %v", kind, err)
 }
