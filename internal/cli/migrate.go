@@ -27,12 +27,14 @@ type moved struct {
 
 func fromKafkaConnect(c *client) *cobra.Command {
 	var apply, back, dry bool
-	m := &migrate.Migration{}
+	m, s := &migrate.Migration{}, &shadowFlags{}
 	cmd := &cobra.Command{
 		Use: "kafka-connect URL [NAME…]", Short: "Move connectors from a running Kafka Connect to here, and back",
 		Long: "Without --apply or --back it says of each connector, or of those that are named, what maps, what differs and what can't move, and changes nothing;\n" +
-			"it fails if one of them can't move. With --apply it stops each one there and starts it here where it was; with --back the other way round.",
-		Example: "  millrace migrate kafka-connect http://connect:8083\n  millrace migrate kafka-connect http://connect:8083 shop --apply\n  millrace migrate kafka-connect http://connect:8083 shop --back",
+			"it fails if one of them can't move. With --shadow it runs them here beside the old ones, into topics of their own, compares record by record until a limit\n" +
+			"or Ctrl-C, deletes the shadows and says what differs: it exits with 0 when nothing does, and with 4 when something does or nothing could be compared.\n" +
+			"With --apply it stops each one there and starts it here where it was; with --back the other way round.",
+		Example: "  millrace migrate kafka-connect http://connect:8083\n  millrace migrate kafka-connect http://connect:8083 shop --shadow --for 10m\n  millrace migrate kafka-connect http://connect:8083 shop --apply\n  millrace migrate kafka-connect http://connect:8083 shop --back",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			url := args[0]
@@ -41,6 +43,10 @@ func fromKafkaConnect(c *client) *cobra.Command {
 			}
 			m.There, m.Here = api.NewClient(url), c.api()
 			switch {
+			case s.shadow:
+				return c.runShadows(cmd, m, args[1:], s)
+			case s.limited():
+				return fault.New(fault.Invalid, "--records, --for, --caught-up, --keep and --remove go with --shadow")
 			case apply && dry || !apply && !back:
 				return showReports(cmd, c, m, args[1:])
 			case dry:
@@ -69,7 +75,8 @@ func fromKafkaConnect(c *client) *cobra.Command {
 	f.BoolVar(&dry, "dry-run", false, "With --apply: only show what would be moved, and with which keys.")
 	f.StringToStringVar(&m.Set, "set", nil, "Key of the configs to add or replace, as KEY=VALUE; repeatable.")
 	f.StringSliceVar(&m.Drop, "drop", nil, "Key of the configs to leave out; repeatable.")
-	cmd.MarkFlagsMutuallyExclusive("apply", "back")
+	s.add(f)
+	cmd.MarkFlagsMutuallyExclusive("apply", "back", "shadow")
 	return cmd
 }
 

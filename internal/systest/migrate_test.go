@@ -47,7 +47,7 @@ func migrateWhileWriting(t *testing.T, url, kind string) {
 		"key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false",
 	})
 	connector := "diff-" + name
-	w := writeOn(ctx, db)
+	w := writeOn(func(n int) error { return writeAll(ctx, db, n) })
 	reached := func(when string) {
 		t.Helper()
 		reach := w.count() + 5
@@ -97,14 +97,14 @@ func fillMigrated(ctx context.Context, t *testing.T, db *sql.DB) {
 	}
 }
 
-// writer changes all rows with each transaction, by several statements, so that a stop falls within one.
+// writer makes transactions all the time, each with its number.
 type writer struct {
 	done    chan struct{}
 	ended   chan error
 	counted chan int
 }
 
-func writeOn(ctx context.Context, db *sql.DB) *writer {
+func writeOn(transaction func(n int) error) *writer {
 	w := &writer{done: make(chan struct{}), ended: make(chan error, 1), counted: make(chan int)}
 	go func() {
 		tick := time.NewTicker(20 * time.Millisecond)
@@ -117,7 +117,7 @@ func writeOn(ctx context.Context, db *sql.DB) *writer {
 			case w.counted <- n:
 			case <-tick.C:
 				n++
-				if err := writeAll(ctx, db, n); err != nil {
+				if err := transaction(n); err != nil {
 					w.ended <- err
 					return
 				}
@@ -127,6 +127,7 @@ func writeOn(ctx context.Context, db *sql.DB) *writer {
 	return w
 }
 
+// writeAll changes all rows, by several statements, so that a stop falls within the transaction.
 func writeAll(ctx context.Context, db *sql.DB, n int) error {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -254,6 +255,9 @@ func TestMigrateReport(t *testing.T) {
 	}
 	if err := m.Apply(ctx, name, func(string) {}); err == nil || !strings.Contains(err.Error(), "was left alone") {
 		t.Errorf("it was moved: %v", err)
+	}
+	if e, err := m.Shadow(ctx, name, migrate.ShadowOptions{}); err != nil || e.Verdict != migrate.NotShadowed || !strings.Contains(e.Reason, "it is a sink") {
+		t.Errorf("its shadow: %+v, %v", e, err)
 	}
 	if s, err := there.Status(ctx, name); err != nil || s.Connector.State != "RUNNING" {
 		t.Errorf("at Kafka Connect: %+v, %v", s, err)
