@@ -58,7 +58,8 @@ func FromConfig(v configdef.Values, d runner.Deps) (pipe.Options, func(context.C
 		StartTimeout: v.Duration(spec.StartTimeout), BatchTimeout: v.Duration(spec.BatchTimeout), MaxRecords: int(v.Int(spec.BatchMax)),
 		MaxCrashes: int(v.Int(spec.Crashes)), Connector: d.Connector, Task: d.Task, Logger: d.Logger,
 	}
-	return pipe.Options{Output: v.String(spec.Output), Routes: v.List(spec.Routes)}, func(ctx context.Context) (pipe.Function, error) {
+	scale := pipe.Scale{Min: int(v.Int(spec.InstancesMin)), Max: int(v.Int(spec.InstancesMax)), Idle: v.Duration(spec.IdleTimeout), Drain: v.Duration(spec.DrainTarget)}
+	return pipe.Options{Output: v.String(spec.Output), Routes: v.List(spec.Routes), Scale: scale}, func(ctx context.Context) (pipe.Function, error) {
 		return Open(ctx, o)
 	}
 }
