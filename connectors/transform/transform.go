@@ -30,6 +30,7 @@ const (
 	InstancesMax = "function.instances.max"
 	IdleTimeout  = "function.idle.timeout.ms"
 	DrainTarget  = "function.drain.target.ms"
+	MemoryMax    = "function.memory.max.mb"
 )
 
 // Spec is the class's own keys.
@@ -50,6 +51,7 @@ func Spec() *configdef.Spec {
 		configdef.Key{Name: InstancesMax, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, HasMax: true, Max: 64, Importance: configdef.Medium, Group: "Scaling", Doc: "Largest number of instances of the function in each task. Work is spread over them by the hash of the key, so each key keeps its order, and there may be more of them than partitions."},
 		configdef.Key{Name: DrainTarget, Type: configdef.Long, Default: "250", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Scaling", Doc: "How long it may take, as predicted from the records that wait and the time that each takes, until all input is done, in milliseconds. When it would take longer, one more instance works."},
 		configdef.Key{Name: IdleTimeout, Type: configdef.Long, Default: "60000", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Scaling", Doc: "After how long without work an instance beyond function.instances.min ends, in milliseconds."},
+		configdef.Key{Name: MemoryMax, Type: configdef.Int, Default: "0", HasMin: true, Min: 0, Importance: configdef.Medium, Group: "Limits", Doc: "How much memory an instance of the command may hold, in MiB, with the processes that it starts: resident memory, looked at 20 times a second, on Linux. One that holds more is killed, which counts as a crash with that reason. 0: as much as there is."},
 	).Cross(oneOf).Cross(leastMost)
 }
 

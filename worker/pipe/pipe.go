@@ -116,7 +116,7 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	}
 	l := &loop{Deps: d, opts: o, producer: producer, routes: map[string]bool{o.Output: true}, room: semaphore.NewWeighted(int64(d.Settings.MaxBytes))}
 	opened := d.Live.Enter(runner.WaitFunction)
-	l.pool, err = newPool(ctx, o.Scale, d.Logger, open, l.apply)
+	l.pool, err = newPool(ctx, o.Scale, d.Logger, &d.Progress.Usage, open, l.apply)
 	opened()
 	if err != nil {
 		return err

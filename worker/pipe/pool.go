@@ -36,6 +36,7 @@ type pool struct {
 	open  func(context.Context) (Function, error)
 	apply func(context.Context, Function, []kafka.Fetched) ([]Outcome, error)
 	log   *slog.Logger
+	usage *runner.Usage
 
 	ctx    context.Context // of the instances; ends with the first failure
 	cancel context.CancelCauseFunc
@@ -101,8 +102,8 @@ const (
 var seed = maphash.MakeSeed()
 
 // newPool starts the least number of instances and returns when they are up.
-func newPool(ctx context.Context, s Scale, log *slog.Logger, open func(context.Context) (Function, error), apply func(context.Context, Function, []kafka.Fetched) ([]Outcome, error)) (*pool, error) {
-	p := &pool{scale: s, open: open, apply: apply, log: log, lanes: make([]lane, 1)}
+func newPool(ctx context.Context, s Scale, log *slog.Logger, usage *runner.Usage, open func(context.Context) (Function, error), apply func(context.Context, Function, []kafka.Fetched) ([]Outcome, error)) (*pool, error) {
+	p := &pool{scale: s, open: open, apply: apply, log: log, usage: usage, lanes: make([]lane, 1)}
 	if s.Max > 1 {
 		p.lanes = make([]lane, lanesEach*s.Max)
 	}
@@ -206,6 +207,9 @@ func (p *pool) dispatch() {
 		in.work <- p.take()
 	}
 	for len(p.ready) > 0 && len(p.idle) == 0 && p.count < p.want() && (p.count == 0 || p.worthwhile()) {
+		if p.count == 0 {
+			p.usage.ColdStart()
+		}
 		p.start()
 	}
 }
@@ -248,11 +252,13 @@ func (p *pool) take() work {
 // start launches an instance; what it returns is closed when it is up.
 func (p *pool) start() (up chan struct{}) {
 	p.count++
+	p.usage.Up(1)
 	up = make(chan struct{})
 	in := &instance{work: make(chan work, 1)}
 	p.wg.Add(1)
 	go func() {
 		defer p.wg.Done()
+		defer p.usage.Up(-1)
 		if err := runner.Guard(p.log, func() error { return p.run(in, up) })(); err != nil {
 			p.cancel(err)
 		}

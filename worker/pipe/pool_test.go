@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/worker/runner"
 )
 
 // inner is a function within the process: what it does with records is the test's.
@@ -50,7 +51,7 @@ func newStage(t *testing.T, s Scale, start func() error, do func(context.Context
 		return inner{do, func() { st.now.Add(-1) }}, nil
 	}
 	apply := func(ctx context.Context, f Function, in []kafka.Fetched) ([]Outcome, error) { return f.Apply(ctx, in) }
-	p, err := newPool(t.Context(), s, slog.New(slog.DiscardHandler), open, apply)
+	p, err := newPool(t.Context(), s, slog.New(slog.DiscardHandler), &runner.Usage{}, open, apply)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -204,16 +204,53 @@ func TestPoolOfProcesses(t *testing.T) {
 		if len(by) < 3 { // one for each round, or the least number; and one in place of the one that was killed
 			t.Errorf("only the processes %v worked", slices.Collect(maps.Keys(by)))
 		}
+		u := l.progress.Message().Function
+		if u.GetName() != "evil" || u.RecordsIn != 2*n || u.RecordsOut != 2*n || u.BytesIn == 0 || u.BytesOut != u.BytesIn || u.Invocations < 4 || u.BusySeconds <= 0 || u.Crashes != 1 || u.Restarts != 1 || u.RecordErrors != 0 || u.GigabyteSeconds <= 0 {
+			t.Errorf("usage: %v", u)
+		}
+		if least == 0 && (u.ColdStarts != 2 || u.Instances != 0) || least == 2 && (u.ColdStarts != 0 || u.Instances != 2) {
+			t.Errorf("with %d at the least: %d cold starts, %d instances at the end", least, u.ColdStarts, u.Instances)
+		}
 		l.end()
 	}
 }
 
-// left waits until the pipeline has so many processes.
+// A function that takes more memory than it may is killed, which is told apart from a crash of its own. The record
+// that makes it do so ends in the dead letter queue with that reason, and all others pass.
+func TestMemoryLimit(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	l := y.run("leak", "none", map[string]string{spec.MemoryMax: "200"})
+	defer l.end()
+	msgs := numbers(0, 3, 3)
+	msgs[1].Value = []byte("leak")
+	l.send(msgs...)
+	l.await(3)
+	dead := l.read("leak-dead")
+	if len(dead) != 1 || !strings.Contains(header(dead[0], "exception.message"), "function.memory.max.mb is 200") {
+		t.Errorf("dead letters: %+v", dead)
+	}
+	if out := l.read("leak-out"); len(out) != 2 {
+		t.Errorf("%d records came out, want 2", len(out))
+	}
+}
+
+func header(m kafka.Fetched, name string) string {
+	for _, h := range m.Headers {
+		if h.Key == deadletter.Prefix+name {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+// left waits until the pipeline has so many instances, and as many processes.
 func (l *line) left(want int) {
 	l.Helper()
 	testkit.Eventually(l, 30*time.Second, fmt.Sprintf("%d processes are left", want), func() error {
-		if n := children(l.mark()); n != want {
-			return fmt.Errorf("%d processes", n)
+		instances, n := int(l.progress.Message().GetFunction().GetInstances()), children(l.mark())
+		if instances != want || n != want {
+			return fmt.Errorf("%d instances, %d processes", instances, n)
 		}
 		return nil
 	})

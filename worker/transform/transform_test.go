@@ -2,6 +2,7 @@ package transform
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,6 +87,10 @@ func play(evil string) {
 				if _, err := os.Stat(os.Getenv("MARK")); err != nil {
 					_ = os.WriteFile(os.Getenv("MARK"), nil, 0o600)
 					os.Exit(7)
+				}
+			case v == "leak":
+				for held := [][]byte{}; ; time.Sleep(10 * time.Millisecond) {
+					held = append(held, bytes.Repeat([]byte{1}, 10<<20))
 				}
 			case v == "hang":
 				time.Sleep(time.Hour)
