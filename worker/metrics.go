@@ -38,6 +38,19 @@ var (
 	metricLag       = obs.Gauge("millrace_task_lag_records", "Input still to do, in records. None: not known.", "connector", "task")
 	metricLagTime   = obs.Gauge("millrace_task_lag_seconds", "Age of the newest record done, while there is more to do. None: not known.", "connector", "task")
 
+	// Of transforms; they count since the task started on this worker, too.
+	metricInstances   = obs.Gauge("millrace_function_instances", "Instances of the function that run.", "connector", "task", "function")
+	metricInvocations = obs.Counter("millrace_function_invocations_total", "Calls of the function, each with a batch of records.", "connector", "task", "function")
+	metricFnIn        = obs.Counter("millrace_function_records_in_total", "Records that the function was given, again after a retry.", "connector", "task", "function")
+	metricFnOut       = obs.Counter("millrace_function_records_out_total", "Records that the function gave.", "connector", "task", "function")
+	metricFnBytesIn   = obs.Counter("millrace_function_bytes_in_total", "Bytes of keys and values that the function was given.", "connector", "task", "function")
+	metricFnBytesOut  = obs.Counter("millrace_function_bytes_out_total", "Bytes of keys and values that the function gave.", "connector", "task", "function")
+	metricBusy        = obs.Counter("millrace_function_busy_seconds_total", "Time in calls, summed over the instances.", "connector", "task", "function")
+	metricFnErrors    = obs.Counter("millrace_function_errors_total", "Records that the function failed, and calls that ended with a crash, a hang or nonsense.", "connector", "task", "function", "kind")
+	metricCold        = obs.Counter("millrace_function_cold_starts_total", "Starts for records that waited and had no instance.", "connector", "task", "function")
+	metricFnRestarts  = obs.Counter("millrace_function_restarts_total", "Starts in place of an instance that broke.", "connector", "task", "function")
+	metricHeld        = obs.Counter("millrace_function_memory_byte_seconds_total", "Resident memory of the function's processes, times time.", "connector", "task", "function")
+
 	metricSnapshot  = obs.Gauge("millrace_task_snapshot_running", "1 while the task reads tables in full.", "connector", "task")
 	metricRows      = obs.Gauge("millrace_task_snapshot_rows", "Rows that the initial snapshot has read.", "connector", "task")
 	metricRowsAll   = obs.Gauge("millrace_task_snapshot_rows_estimated", "Rows that the initial snapshot will have read at its end, as the database estimates.", "connector", "task")
@@ -138,6 +151,26 @@ func (t taskNow) collect(emit obs.Emit) {
 		put(metricLagTime, float64(p.LagMs)/1000)
 	}
 	snapshot(p.Detail, put)
+	usage(p.Function, put)
+}
+
+// usage reads what a transform's function has used.
+func usage(u *clusterv1.FunctionUsage, put func(m *obs.Metric, v float64, more ...string)) {
+	if u == nil {
+		return
+	}
+	put(metricInstances, float64(u.Instances), u.Name)
+	put(metricInvocations, float64(u.Invocations), u.Name)
+	put(metricFnIn, float64(u.RecordsIn), u.Name)
+	put(metricFnOut, float64(u.RecordsOut), u.Name)
+	put(metricFnBytesIn, float64(u.BytesIn), u.Name)
+	put(metricFnBytesOut, float64(u.BytesOut), u.Name)
+	put(metricBusy, u.BusySeconds, u.Name)
+	put(metricFnErrors, float64(u.RecordErrors), u.Name, "record")
+	put(metricFnErrors, float64(u.Crashes), u.Name, "crash")
+	put(metricCold, float64(u.ColdStarts), u.Name)
+	put(metricFnRestarts, float64(u.Restarts), u.Name)
+	put(metricHeld, u.GigabyteSeconds*1e9, u.Name)
 }
 
 // snapshot reads what a source says of its snapshot.

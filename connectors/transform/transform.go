@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
@@ -25,6 +26,11 @@ const (
 	BatchTimeout = "function.batch.timeout.ms"
 	BatchMax     = "function.batch.max.records"
 	Crashes      = "function.max.crashes"
+	InstancesMin = "function.instances.min"
+	InstancesMax = "function.instances.max"
+	IdleTimeout  = "function.idle.timeout.ms"
+	DrainTarget  = "function.drain.target.ms"
+	MemoryMax    = "function.memory.max.mb"
 )
 
 // Spec is the class's own keys.
@@ -41,7 +47,12 @@ func Spec() *configdef.Spec {
 		configdef.Key{Name: BatchTimeout, Type: configdef.Long, Default: "30000", HasMin: true, Min: 10, Importance: configdef.Medium, Group: "Function", Doc: "How long a batch may take, in milliseconds. A function that takes longer counts as hung: it is killed and the batch tried again."},
 		configdef.Key{Name: BatchMax, Type: configdef.Int, Default: "1000", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Function", Doc: "Largest number of records in one call of the function."},
 		configdef.Key{Name: Crashes, Type: configdef.Int, Default: "3", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Function", Doc: "How often a batch may crash or hang the function before it is split, down to the one record that does it. That record then counts as failed, and errors.tolerance decides."},
-	).Cross(oneOf)
+		configdef.Key{Name: InstancesMin, Type: configdef.Int, Default: "1", HasMin: true, Min: 0, Importance: configdef.Medium, Group: "Scaling", Doc: "Least number of instances of the function that each task keeps. 0: none while there is nothing to do; the first batch then starts one, and only then it shows whether it starts."},
+		configdef.Key{Name: InstancesMax, Type: configdef.Int, Default: "1", HasMin: true, Min: 1, HasMax: true, Max: 64, Importance: configdef.Medium, Group: "Scaling", Doc: "Largest number of instances of the function in each task. Work is spread over them by the hash of the key, so each key keeps its order, and there may be more of them than partitions."},
+		configdef.Key{Name: DrainTarget, Type: configdef.Long, Default: "250", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Scaling", Doc: "How long it may take, as predicted from the records that wait and the time that each takes, until all input is done, in milliseconds. When it would take longer, one more instance works."},
+		configdef.Key{Name: IdleTimeout, Type: configdef.Long, Default: "60000", HasMin: true, Min: 1, Importance: configdef.Low, Group: "Scaling", Doc: "After how long without work an instance beyond function.instances.min ends, in milliseconds."},
+		configdef.Key{Name: MemoryMax, Type: configdef.Int, Default: "0", HasMin: true, Min: 0, Importance: configdef.Medium, Group: "Limits", Doc: "How much memory an instance of the command may hold, in MiB, with the processes that it starts: resident memory, looked at 20 times a second, on Linux. One that holds more is killed, which counts as a crash with that reason. 0: as much as there is."},
+	).Cross(oneOf).Cross(leastMost)
 }
 
 func oneOf(v configdef.Values) []configdef.Problem {
@@ -59,6 +70,14 @@ func oneOf(v configdef.Values) []configdef.Problem {
 		return nil
 	}
 	return []configdef.Problem{{Key: Command, Value: command, Message: msg}, {Key: Address, Value: address, Message: msg}}
+}
+
+func leastMost(v configdef.Values) []configdef.Problem {
+	least, most := v.Int(InstancesMin), v.Int(InstancesMax)
+	if least <= most {
+		return nil
+	}
+	return []configdef.Problem{{Key: InstancesMax, Value: strconv.FormatInt(most, 10), Message: fmt.Sprintf("Invalid value %d for configuration %s: it is less than %s, which is %d; raise the one or lower the other", most, InstancesMax, InstancesMin, least)}}
 }
 
 func init() {

@@ -413,6 +413,7 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 			MaxAttempts: u.s.GetMaxAttempts(), RetryAtUnixMS: u.s.GetRetryAtUnixMs(), Stalled: stalled(p.GetStall()), Retrying: p.GetRetrying(), RecordsIn: p.GetRecordsIn(), RecordsOut: p.GetRecordsOut(), RecordsDropped: p.GetRecordsDropped(),
 			BytesOut: p.GetBytesOut(), RecordsPerSecond: p.GetRecordsPerSecond(), LagRecords: -1, LagMS: -1, LastCommitUnixMS: p.GetLastCommitUnixMs(),
 			TransactionProtocol: protocolOf(p.GetTransactionProtocol()), Detail: p.GetDetail(),
+			Function: usageOf(p.GetFunction()),
 		}
 		if p != nil {
 			t.LagRecords, t.LagMS = p.LagRecords, p.LagMs
@@ -420,6 +421,17 @@ func (h *Herder) Progress(name string) (*api.Progress, error) {
 		out.Tasks = append(out.Tasks, t)
 	}
 	return out, nil
+}
+
+func usageOf(u *clusterv1.FunctionUsage) *api.FunctionUsage {
+	if u == nil {
+		return nil
+	}
+	return &api.FunctionUsage{
+		Name: u.Name, Version: u.Version, Instances: u.Instances, Invocations: u.Invocations, RecordsIn: u.RecordsIn, RecordsOut: u.RecordsOut, BytesIn: u.BytesIn,
+		BytesOut: u.BytesOut, BusySeconds: u.BusySeconds, RecordErrors: u.RecordErrors, Crashes: u.Crashes, ColdStarts: u.ColdStarts, Restarts: u.Restarts,
+		GigabyteSeconds: u.GigabyteSeconds,
+	}
 }
 
 func stalled(s *clusterv1.Stall) *api.Stalled {

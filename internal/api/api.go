@@ -361,4 +361,27 @@ type TaskProgress struct {
 	// TransactionProtocol is Kafka's that the task's producer speaks: 1 or 2, or none.
 	TransactionProtocol string            `json:"transaction_protocol"`
 	Detail              map[string]string `json:"detail,omitempty"`
+	Function            *FunctionUsage    `json:"function,omitempty"`
+}
+
+// FunctionUsage is what a transform task's function has used since the task started on its worker.
+type FunctionUsage struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	// Instances that run now.
+	Instances int32 `json:"instances"`
+	// Invocations are calls, each with a batch of records.
+	Invocations uint64  `json:"invocations"`
+	RecordsIn   uint64  `json:"records_in"`
+	RecordsOut  uint64  `json:"records_out"`
+	BytesIn     uint64  `json:"bytes_in"`
+	BytesOut    uint64  `json:"bytes_out"`
+	BusySeconds float64 `json:"busy_seconds"`
+	// RecordErrors are records that the function failed; Crashes are calls that ended with a crash, a hang or nonsense.
+	RecordErrors uint64 `json:"record_errors"`
+	Crashes      uint64 `json:"crashes"`
+	ColdStarts   uint64 `json:"cold_starts"`
+	Restarts     uint64 `json:"restarts"`
+	// GigabyteSeconds is resident memory times time.
+	GigabyteSeconds float64 `json:"gigabyte_seconds"`
 }

@@ -60,7 +60,7 @@ func newRoot() *cobra.Command {
 	c.flags(root.PersistentFlags())
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.connect() }
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "Print JSON instead of tables.")
-	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), newVerifyCommand(c), newApplyCommand(c), newLoggersCommand(c), newDoctorCommand(c), newMigrateCommand(c), newHealthCommand(c), &cobra.Command{
+	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), newFunctionCommand(c), newVerifyCommand(c), newApplyCommand(c), newLoggersCommand(c), newDoctorCommand(c), newMigrateCommand(c), newHealthCommand(c), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "millrace %s (%s)\n", Version, Commit)

@@ -122,7 +122,7 @@ func (k *Consumer) Poll(ctx context.Context) ([]Fetched, error) {
 				stale[tp] = true
 				continue
 			}
-			p.polled, p.high, p.busy = pos.next, pos.high, false
+			p.polled, p.high = pos.next, pos.high
 		}
 		k.mu.Unlock()
 		k.signal()
@@ -291,6 +291,19 @@ func (k *Consumer) fetchFrom(ctx context.Context, id int32, b *sarama.Broker) {
 		}
 		if len(a.next) > 0 {
 			k.report(ctx, a)
+			k.handed(a)
+		}
+	}
+}
+
+// handed frees the partitions of an answer that Poll has taken. Whoever fetches does it, before its next request: one that left them out
+// would not see what comes to them for as long as the broker holds it.
+func (k *Consumer) handed(a answer) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for tp, pos := range a.next {
+		if p := k.parts[tp]; p != nil && p.gen == pos.gen {
+			p.busy = false
 		}
 	}
 }

@@ -82,6 +82,35 @@ func readAll(t *testing.T, c kafka.Config, a *kafka.Admin, topic string) []kafka
 	return out
 }
 
+// What comes to a partition is there at once, also right after something else of it was polled: no request is held without that partition.
+func TestPollAtOnce(t *testing.T) {
+	brokers(t, func(t *testing.T, c kafka.Config) {
+		name, _ := topic(t, c, 2)
+		p, err := kafka.NewProducer(t.Context(), c, "", kafka.ProducerOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		k, err := kafka.NewConsumer(t.Context(), c, kafka.ConsumerOptions{MaxWait: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		k.Assign(map[kafka.TopicPartition]int64{{Topic: name, Partition: 0}: 0, {Topic: name, Partition: 1}: 0})
+		for i := range 100 {
+			if err := p.Send(t.Context(), []kafka.Message{{Topic: name, Partition: int32(i / 3 % 2), Value: []byte("v")}}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			got, err := k.Poll(ctx)
+			cancel()
+			if err != nil || len(got) != 1 {
+				t.Fatalf("record %d: %d records, %v", i, len(got), err)
+			}
+		}
+	})
+}
+
 func TestTransactions(t *testing.T) {
 	protocols(t, func(t *testing.T, c kafka.Config) {
 		ctx := t.Context()

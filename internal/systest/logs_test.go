@@ -38,7 +38,7 @@ func TestConnectorLogs(t *testing.T) {
 			t.Errorf("line %d: %+v", i, l)
 		}
 	}
-	for _, line := range strings.SplitSeq(strings.TrimSpace(millrace(ctx, t, c, "connector", "logs", "sick", "--task", "1")), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(millrace(ctx, t, c, "connector", "logs", "sick", "--task", "1")), "\n") {
 		if fields := strings.Fields(line); len(fields) < 5 || fields[3] != "1" || !strings.Contains(line, "msg=") {
 			t.Errorf("a line of task 1: %q", line)
 		}

@@ -1,10 +1,11 @@
 // Package pipe is the loop of transform tasks: read committed records, run them through a function, and commit output and input
 // offsets in one Kafka transaction (I3).
 //
-//	Consumer ──► function (several batches in flight) ──► transaction: output + input offsets
-//	reader goroutine                                      writer goroutine
+//	Consumer ──► pool: lanes by key ──► instances of the function ──► transaction: output + input offsets
+//	reader goroutine                    a goroutine each               writer goroutine
 //
-// Batches reach the writer in the order in which they were read, so each key keeps its order (I4).
+// Batches reach the writer in the order in which they were read, however their parts were done, so each key keeps its order (I4), and a
+// transaction ends where the oldest unfinished batch begins.
 package pipe
 
 import (
@@ -13,9 +14,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/internal/kafka"
@@ -45,7 +48,7 @@ type Outcome struct {
 	Retriable bool
 }
 
-// Function runs records through a user's function. worker/transform has it.
+// Function is one instance of a user's function. worker/transform has it. It is used from one goroutine.
 type Function interface {
 	// Apply returns one outcome for each record, in order. It retries crashes and hangs itself; an error is final for this
 	// attempt of the task.
@@ -58,12 +61,13 @@ type Options struct {
 	// Output is the topic for what a function keeps or replaces; Routes are further ones that it may name.
 	Output string
 	Routes []string
+	Scale  Scale
 }
 
 // fetchBytes is how much is read at a time when max.bytes.in.flight leaves room for it.
 const fetchBytes = 2 << 20
 
-// Run runs the task until ctx ends or it fails. open starts the function.
+// Run runs the task until ctx ends or it fails. open starts an instance of the function.
 func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Context) (Function, error)) (err error) {
 	connected, err := d.Connect(ctx)
 	if err != nil {
@@ -113,13 +117,14 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	if err != nil {
 		return err
 	}
+	l := &loop{Deps: d, opts: o, producer: producer, routes: map[string]bool{o.Output: true}, room: semaphore.NewWeighted(int64(d.Settings.MaxBytes))}
 	opened := d.Live.Enter(runner.WaitFunction)
-	function, err := open(ctx)
+	l.pool, err = newPool(ctx, o.Scale, d.Logger, &d.Progress.Usage, open, l.apply)
 	opened()
 	if err != nil {
 		return err
 	}
-	defer function.Close()
+	defer l.pool.close()
 	consumer, err := kafka.NewConsumer(ctx, d.Kafka, kafka.ConsumerOptions{MaxBytes: d.Settings.FetchBytes(fetchBytes)})
 	if err != nil {
 		return err
@@ -129,7 +134,7 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 	connected()
 	d.Live.Started()
 
-	l := &loop{Deps: d, opts: o, function: function, producer: producer, consumer: consumer, routes: map[string]bool{o.Output: true}}
+	l.consumer = consumer
 	for _, t := range o.Routes {
 		l.routes[t] = true
 	}
@@ -141,7 +146,7 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 		l.from = maps.Clone(from)
 	}
 	g, run := errgroup.WithContext(ctx)
-	batches := make(chan batch, 1)
+	batches := make(chan *batch, o.Scale.Max)
 	g.Go(runner.Guard(d.Logger, func() error { return d.WatchInput(run, admin, mine) }))
 	g.Go(runner.Guard(d.Logger, func() error { return l.read(run, batches) }))
 	g.Go(runner.Guard(d.Logger, func() error { return l.write(run, batches) }))
@@ -151,23 +156,29 @@ func Run(ctx context.Context, d runner.Deps, o Options, open func(context.Contex
 type loop struct {
 	runner.Deps
 	opts     Options
-	function Function
+	pool     *pool
 	producer *kafka.Producer
 	consumer *kafka.Consumer
 	routes   map[string]bool
+	room     *semaphore.Weighted            // max.bytes.in.flight, of input that is read and not committed (I8)
 	book     *ledger.Book                   // nil: the task keeps no ledger
 	from     map[kafka.TopicPartition]int64 // where the transaction to come begins, for the ledger
+	voice    voice
 }
 
-// batch is a run of input records with what the function made of them.
+// batch is a run of input records with what the function makes of them.
 type batch struct {
 	in       []kafka.Fetched
-	outcomes []Outcome
+	outcomes []Outcome // valid once done is closed
 	next     map[kafka.TopicPartition]int64
 	lag      int64
+	size     int
+
+	left int // records that are not done; pool.mu guards it
+	done chan struct{}
 }
 
-func (l *loop) read(ctx context.Context, out chan<- batch) error {
+func (l *loop) read(ctx context.Context, out chan<- *batch) error {
 	for {
 		l.Gate.Wait(ctx.Done())
 		leave := l.Live.Enter(runner.WaitInput)
@@ -187,7 +198,7 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 			if err := l.Throttle.Wait(ctx, l.Live, n); err != nil {
 				return err
 			}
-			b := batch{in: msgs[:n], next: map[kafka.TopicPartition]int64{}, lag: lag}
+			b := &batch{in: msgs[:n], outcomes: make([]Outcome, n), next: map[kafka.TopicPartition]int64{}, lag: lag, size: kafka.Size(msgs[:n])}
 			msgs = msgs[n:]
 			for _, m := range b.in {
 				b.next[kafka.TopicPartition{Topic: m.Topic, Partition: m.Partition}] = m.Offset + 1
@@ -198,11 +209,10 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 					b.next[tp] = max(b.next[tp], positions[tp].Next)
 				}
 			}
-			if b.outcomes, err = l.apply(ctx, b.in); err != nil {
+			if err := l.room.Acquire(ctx, l.weight(b)); err != nil {
 				return err
 			}
-			l.Progress.In(len(b.in))
-			l.Progress.BytesIn(kafka.Size(b.in))
+			l.pool.submit(b, lag+int64(len(msgs)))
 			select {
 			case out <- b:
 			case <-ctx.Done():
@@ -212,17 +222,22 @@ func (l *loop) read(ctx context.Context, out chan<- batch) error {
 	}
 }
 
+// weight is what a batch takes of the room: all of it, if it is a single record that is larger.
+func (l *loop) weight(b *batch) int64 { return int64(min(b.size, l.Settings.MaxBytes)) }
+
 // errNotYet: some records failed and may pass.
 var errNotYet = connectors.Retriable(errors.New("records failed and may pass"))
 
-// apply runs a batch, and again those records that failed but may pass, for as long as errors.retry.timeout says.
-func (l *loop) apply(ctx context.Context, in []kafka.Fetched) ([]Outcome, error) {
-	defer l.Live.Enter(runner.WaitFunction)()
+// apply runs records through an instance, and again those that failed but may pass, for as long as errors.retry.timeout says. Several
+// instances' goroutines call it.
+func (l *loop) apply(ctx context.Context, f Function, in []kafka.Fetched) ([]Outcome, error) {
 	outcomes, todo := make([]Outcome, len(in)), make([]int, len(in))
 	for i := range todo {
 		todo[i] = i
 	}
-	err := l.Settings.Retry.Do(ctx, func() error {
+	retry := l.Settings.Retry
+	retry.Note = l.voice.note(retry.Note)
+	err := retry.Do(ctx, func() error {
 		part := in
 		if len(todo) < len(in) {
 			part = make([]kafka.Fetched, len(todo))
@@ -230,7 +245,7 @@ func (l *loop) apply(ctx context.Context, in []kafka.Fetched) ([]Outcome, error)
 				part[n] = in[i]
 			}
 		}
-		got, err := l.function.Apply(ctx, part)
+		got, err := f.Apply(ctx, part)
 		if err != nil {
 			return err
 		}
@@ -249,71 +264,160 @@ func (l *loop) apply(ctx context.Context, in []kafka.Fetched) ([]Outcome, error)
 	return outcomes, nil
 }
 
-func (l *loop) write(ctx context.Context, in <-chan batch) error {
-	for {
-		var b batch
-		select {
-		case b = <-in:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err := l.commit(ctx, b); err != nil {
-			return err
+// voice lets several instances share one note of why something is tried again: it is over when it is over for all.
+type voice struct {
+	mu     sync.Mutex // guards: trying, and the order of notes
+	trying int
+}
+
+// note returns what one Retry tells.
+func (v *voice) note(to func(error)) func(error) {
+	if to == nil {
+		return nil
+	}
+	trying := false
+	return func(why error) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		switch {
+		case why != nil:
+			if !trying {
+				trying = true
+				v.trying++
+			}
+			to(why)
+		case trying:
+			trying = false
+			if v.trying--; v.trying == 0 {
+				to(nil)
+			}
 		}
 	}
 }
 
-func (l *loop) commit(ctx context.Context, b batch) error {
-	msgs := make([]kafka.Message, 0, len(b.in))
-	dropped, bytes, newest := 0, 0, int64(0)
+// write commits batches in the order in which they were read, up to the first that is not done.
+func (l *loop) write(ctx context.Context, in <-chan *batch) error {
+	var next *batch // out of the channel, but not of the last transaction
+	for {
+		b := next
+		if b == nil {
+			select {
+			case b = <-in:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		leave := l.Live.Enter(runner.WaitFunction)
+		err := l.pool.wait(ctx, b)
+		leave()
+		if err != nil {
+			return err
+		}
+		var run []*batch
+		run, next = l.finished(b, in)
+		if err := l.commit(ctx, run); err != nil {
+			return err
+		}
+		for _, b := range run {
+			l.room.Release(l.weight(b))
+		}
+	}
+}
+
+// finished returns the batches from first on that are done and fit into one transaction, and the one after them if it is out of the channel.
+func (l *loop) finished(first *batch, in <-chan *batch) (run []*batch, next *batch) {
+	run = []*batch{first}
+	records, size := len(first.in), first.size
+	for {
+		select {
+		case next = <-in:
+		default:
+			return run, nil
+		}
+		select {
+		case <-next.done:
+		default:
+			return run, next
+		}
+		if records, size = records+len(next.in), size+next.size; records > l.Settings.MaxRecords || size > l.Settings.MaxBytes {
+			return run, next
+		}
+		run = append(run, next)
+	}
+}
+
+// result is what a transaction is to hold.
+type result struct {
+	msgs    []kafka.Message
+	next    map[kafka.TopicPartition]int64
+	used    map[string]struct{}
+	in      int
+	bytesIn int
+	dropped int
+	newest  int64
+}
+
+// add adds what became of a batch.
+func (l *loop) add(r *result, b *batch) error {
 	for i, m := range b.in {
-		newest = max(newest, m.TimestampMS)
+		r.newest = max(r.newest, m.TimestampMS)
+		r.used[m.Topic] = struct{}{}
 		o := b.outcomes[i]
 		switch o.Action {
 		case Keep:
-			msgs = append(msgs, kafka.Message{Topic: l.opts.Output, Partition: -1, Key: m.Key, Value: m.Value, Headers: m.Headers, TimestampMS: m.TimestampMS})
+			r.msgs = append(r.msgs, kafka.Message{Topic: l.opts.Output, Partition: -1, Key: m.Key, Value: m.Value, Headers: m.Headers, TimestampMS: m.TimestampMS})
 		case Replace:
-			for _, r := range o.Records {
-				if r.Topic == "" {
-					r.Topic = l.opts.Output
+			for _, x := range o.Records {
+				if x.Topic == "" {
+					x.Topic = l.opts.Output
 				}
-				if !l.routes[r.Topic] {
-					return fmt.Errorf("the function routed record %s-%d@%d to topic %q, which is not in transform.routes", m.Topic, m.Partition, m.Offset, r.Topic)
+				if !l.routes[x.Topic] {
+					return fmt.Errorf("the function routed record %s-%d@%d to topic %q, which is not in transform.routes", m.Topic, m.Partition, m.Offset, x.Topic)
 				}
-				if r.TimestampMS == 0 {
-					r.TimestampMS = m.TimestampMS
+				if x.TimestampMS == 0 {
+					x.TimestampMS = m.TimestampMS
 				}
-				r.Partition = -1
-				msgs = append(msgs, r)
+				x.Partition = -1
+				r.msgs = append(r.msgs, x)
 			}
 		case Drop:
-			dropped++
+			r.dropped++
 		case Fail:
 			dead, fatal := l.Settings.Dead.Handle(m, deadletter.StageTransform, errors.New(o.Reason))
 			if fatal != nil {
 				return fatal
 			}
-			dropped++
+			r.dropped++
 			if dead != nil {
-				msgs = append(msgs, *dead)
+				r.msgs = append(r.msgs, *dead)
 			}
 		default:
 			return fmt.Errorf("the function gave no action for record %s-%d@%d", m.Topic, m.Partition, m.Offset)
 		}
 	}
-	used := map[string]struct{}{}
-	for _, m := range b.in {
-		used[m.Topic] = struct{}{}
+	maps.Copy(r.next, b.next)
+	r.in += len(b.in)
+	r.bytesIn += b.size
+	return nil
+}
+
+func (l *loop) commit(ctx context.Context, run []*batch) error {
+	r := result{next: map[kafka.TopicPartition]int64{}, used: map[string]struct{}{}}
+	for _, b := range run {
+		if err := l.add(&r, b); err != nil {
+			return err
+		}
 	}
-	for _, m := range msgs {
+	bytes := 0
+	for _, m := range r.msgs {
 		bytes += len(m.Key) + len(m.Value)
-		used[m.Topic] = struct{}{}
+		r.used[m.Topic] = struct{}{}
 	}
 	defer l.Live.Enter(runner.WaitBroker)()
-	if err := l.send(ctx, msgs, b.next); err != nil {
+	if err := l.send(ctx, r.msgs, r.next); err != nil {
 		return err
 	}
-	l.producer.AddOffsets(l.Settings.Group, b.next)
+	l.producer.AddOffsets(l.Settings.Group, r.next)
 	// I1: no side effect without a lease.
 	if err := l.Lease.Check(); err != nil {
 		return connectors.Retriable(err)
@@ -323,11 +427,13 @@ func (l *loop) commit(ctx context.Context, b batch) error {
 	if err := l.producer.Commit(bounded); err != nil {
 		return err
 	}
-	l.Progress.Committed(len(msgs), bytes)
-	l.Progress.Used(slices.Collect(maps.Keys(used))...)
-	l.Progress.Dropped(dropped)
-	l.Progress.Newest(newest)
-	l.Progress.Lag(b.lag)
+	l.Progress.In(r.in)
+	l.Progress.BytesIn(r.bytesIn)
+	l.Progress.Committed(len(r.msgs), bytes)
+	l.Progress.Used(slices.Collect(maps.Keys(r.used))...)
+	l.Progress.Dropped(r.dropped)
+	l.Progress.Newest(r.newest)
+	l.Progress.Lag(run[len(run)-1].lag)
 	return nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,7 +31,11 @@ type Options struct {
 	// Ready is asked again and again until it returns nil or its context ends: does the process answer on addr?
 	Ready        func(ctx context.Context, addr string) error
 	StartTimeout time.Duration
-	Logger       *slog.Logger
+	// MemoryMax is how many bytes the process and what it started may hold, resident and together; more kills them. 0: any.
+	MemoryMax int64
+	// Held, if set, is told how much was held for how long.
+	Held   func(bytes int64, d time.Duration)
+	Logger *slog.Logger
 }
 
 // Process is a running function.
@@ -41,7 +46,8 @@ type Process struct {
 	addr  string
 	log   *slog.Logger
 	done  chan struct{}
-	err   error // valid once done is closed
+	err   error                  // valid once done is closed
+	over  atomic.Pointer[string] // the limit that it was killed for
 	tail  tail
 	once  sync.Once
 }
@@ -91,8 +97,15 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 		defer close(read)
 		p.capture(out)
 	}()
+	exited, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		p.watch(o, exited)
+	}()
 	go func() {
 		p.err = cmd.Wait()
+		close(exited)
+		<-watched
 		killGroup(cmd) // children that it left behind
 		// What is still in the pipe belongs to the error text; a child that holds it open does not hold us up.
 		select {
@@ -146,7 +159,9 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Failure says how the process ended and what it printed last. Valid once Done.
 func (p *Process) Failure() error {
 	how := "it exited with status 0"
-	if p.err != nil {
+	if limit := p.over.Load(); limit != nil {
+		how = *limit
+	} else if p.err != nil {
 		how = p.err.Error()
 	}
 	return fmt.Errorf("%s%s", how, p.tail.String())

@@ -18,6 +18,8 @@ type Progress struct {
 	commit                  atomic.Int64
 	protocol                atomic.Int32
 	Counters
+	// Usage meters the function of a transform.
+	Usage Usage
 
 	mu     sync.Mutex // guards: the rest
 	live   *Live      // the attempt that runs, with what tells whether it stalls
@@ -110,6 +112,7 @@ func (p *Progress) Message() *clusterv1.Progress {
 	m := &clusterv1.Progress{
 		RecordsIn: p.in.Load(), RecordsOut: p.out.Load(), BytesOut: p.bytes.Load(), RecordsDropped: p.dropped.Load(),
 		LagRecords: p.lag.Load(), LagMs: -1, LastCommitUnixMs: p.commit.Load(), TransactionProtocol: p.protocol.Load(),
+		Function: p.Usage.Message(),
 	}
 	if n := p.newest.Load(); n > 0 {
 		m.LagMs = max(0, time.Now().UnixMilli()-n)

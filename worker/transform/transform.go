@@ -39,9 +39,13 @@ type Options struct {
 	Config                     map[string]string
 	StartTimeout, BatchTimeout time.Duration
 	MaxRecords, MaxCrashes     int
-	Connector                  string
-	Task                       int
-	Logger                     *slog.Logger
+	// MemoryMax is how many bytes the function's processes may hold, for each instance; 0: any.
+	MemoryMax int64
+	Connector string
+	Task      int
+	Logger    *slog.Logger
+	// Usage, if set, meters the function.
+	Usage *runner.Usage
 }
 
 // maxMessage bounds what one batch may be on the wire.
@@ -56,9 +60,10 @@ func FromConfig(v configdef.Values, d runner.Deps) (pipe.Options, func(context.C
 	o := Options{
 		Command: command, Address: v.String(spec.Address), Dir: v.String(spec.Dir), Env: v.Prefixed(spec.EnvPrefix), Config: v.Prefixed(spec.ConfigPrefix),
 		StartTimeout: v.Duration(spec.StartTimeout), BatchTimeout: v.Duration(spec.BatchTimeout), MaxRecords: int(v.Int(spec.BatchMax)),
-		MaxCrashes: int(v.Int(spec.Crashes)), Connector: d.Connector, Task: d.Task, Logger: d.Logger,
+		MemoryMax: v.Int(spec.MemoryMax) << 20, MaxCrashes: int(v.Int(spec.Crashes)), Connector: d.Connector, Task: d.Task, Logger: d.Logger, Usage: &d.Progress.Usage,
 	}
-	return pipe.Options{Output: v.String(spec.Output), Routes: v.List(spec.Routes)}, func(ctx context.Context) (pipe.Function, error) {
+	scale := pipe.Scale{Min: int(v.Int(spec.InstancesMin)), Max: int(v.Int(spec.InstancesMax)), Idle: v.Duration(spec.IdleTimeout), Drain: v.Duration(spec.DrainTarget)}
+	return pipe.Options{Output: v.String(spec.Output), Routes: v.List(spec.Routes), Scale: scale}, func(ctx context.Context) (pipe.Function, error) {
 		return Open(ctx, o)
 	}
 }
@@ -78,6 +83,9 @@ type Function struct {
 // Open starts the function, or connects to it, and gives it its config. A command that can't be started now may be startable later,
 // so the error is retriable unless the function refuses its config.
 func Open(ctx context.Context, o Options) (*Function, error) {
+	if o.Usage == nil {
+		o.Usage = &runner.Usage{}
+	}
 	f := &Function{opts: o, max: o.MaxRecords}
 	if err := f.start(ctx); err != nil {
 		f.drop()
@@ -93,7 +101,7 @@ func (f *Function) start(ctx context.Context) error {
 	addr := f.opts.Address
 	if len(f.opts.Command) > 0 {
 		p, err := plugin.Start(ctx, plugin.Options{
-			Command: f.opts.Command, Dir: f.opts.Dir, Env: f.opts.Env, Ready: describes, StartTimeout: f.opts.StartTimeout, Logger: f.opts.Logger,
+			Command: f.opts.Command, Dir: f.opts.Dir, Env: f.opts.Env, Ready: describes, StartTimeout: f.opts.StartTimeout, Held: f.opts.Usage.Held, MemoryMax: f.opts.MemoryMax, Logger: f.opts.Logger,
 		})
 		if err != nil {
 			return connectors.Retriable(fmt.Errorf("start function %q: %w", strings.Join(f.opts.Command, " "), err))
@@ -113,6 +121,7 @@ func (f *Function) start(ctx context.Context) error {
 		return connectors.Retriable(fmt.Errorf("function at %s does not say what it is: %w", addr, err))
 	}
 	f.name = d.Name
+	f.opts.Usage.Is(d.Name, d.Version)
 	if n := int(d.MaxBatchRecords); n > 0 {
 		f.max = min(f.opts.MaxRecords, n)
 	}
@@ -285,13 +294,16 @@ func (f *Function) stubborn(ctx context.Context, records []kafka.Fetched) ([]pip
 				return nil, err
 			}
 		}
+		began := time.Now()
 		out, err := f.call(ctx, records)
 		if err == nil {
+			f.opts.Usage.Called(called(records, out, time.Since(began)))
 			return out, nil
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		f.opts.Usage.Broken(time.Since(began))
 		last = f.explain(err)
 		f.opts.Logger.Warn("function failed on a batch", "function", f.name, "records", len(records), "attempt", try+1, "err", last)
 		f.drop()
@@ -319,11 +331,33 @@ func (f *Function) restart(ctx context.Context, try int) error {
 		case <-time.After(time.Duration(try) * 100 * time.Millisecond):
 		}
 	}
+	f.opts.Usage.Restarted()
 	if err := f.start(ctx); err != nil {
 		f.drop()
 		return err
 	}
 	return nil
+}
+
+// called measures a call.
+func called(in []kafka.Fetched, out []pipe.Outcome, busy time.Duration) runner.Call {
+	c := runner.Call{In: len(in), BytesIn: kafka.Size(in), Busy: busy}
+	for i, o := range out {
+		switch o.Action {
+		case pipe.Keep:
+			c.Out++
+			c.BytesOut += len(in[i].Key) + len(in[i].Value)
+		case pipe.Replace:
+			c.Out += len(o.Records)
+			for _, m := range o.Records {
+				c.BytesOut += len(m.Key) + len(m.Value)
+			}
+		case pipe.Fail:
+			c.Failed++
+		case pipe.Drop:
+		}
+	}
+	return c
 }
 
 func (f *Function) call(ctx context.Context, records []kafka.Fetched) ([]pipe.Outcome, error) {

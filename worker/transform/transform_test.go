@@ -2,6 +2,7 @@ package transform
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,13 +77,20 @@ func play(evil string) {
 		},
 		Handle: func(_ context.Context, r millrace.Record) ([]millrace.Record, error) {
 			v := string(r.Value)
+			if evil == "stamp" {
+				r.Headers = append(r.Headers, millrace.Header{Key: "pid", Value: fmt.Append(nil, os.Getpid())})
+			}
 			switch {
 			case v == "die":
 				os.Exit(7)
-			case v == "die once":
+			case strings.HasPrefix(v, "die once"):
 				if _, err := os.Stat(os.Getenv("MARK")); err != nil {
 					_ = os.WriteFile(os.Getenv("MARK"), nil, 0o600)
 					os.Exit(7)
+				}
+			case v == "leak":
+				for held := [][]byte{}; ; time.Sleep(10 * time.Millisecond) {
+					held = append(held, bytes.Repeat([]byte{1}, 10<<20))
 				}
 			case v == "hang":
 				time.Sleep(time.Hour)

@@ -2206,6 +2206,159 @@ func (x *Verified) GetPosition() string {
 	return ""
 }
 
+// FunctionUsage is what a transform task's function has used since the task started on this worker.
+type FunctionUsage struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Running now.
+	Instances int32 `protobuf:"varint,3,opt,name=instances,proto3" json:"instances,omitempty"`
+	// Calls, each with a batch of records; those that ended with a crash, a hang or nonsense included.
+	Invocations uint64  `protobuf:"varint,4,opt,name=invocations,proto3" json:"invocations,omitempty"`
+	RecordsIn   uint64  `protobuf:"varint,5,opt,name=records_in,json=recordsIn,proto3" json:"records_in,omitempty"`
+	RecordsOut  uint64  `protobuf:"varint,6,opt,name=records_out,json=recordsOut,proto3" json:"records_out,omitempty"`
+	BytesIn     uint64  `protobuf:"varint,7,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut    uint64  `protobuf:"varint,8,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	BusySeconds float64 `protobuf:"fixed64,9,opt,name=busy_seconds,json=busySeconds,proto3" json:"busy_seconds,omitempty"`
+	// Records that the function failed.
+	RecordErrors uint64 `protobuf:"varint,10,opt,name=record_errors,json=recordErrors,proto3" json:"record_errors,omitempty"`
+	Crashes      uint64 `protobuf:"varint,11,opt,name=crashes,proto3" json:"crashes,omitempty"`
+	// Starts for records that waited and had no instance; starts in place of an instance that broke.
+	ColdStarts      uint64  `protobuf:"varint,12,opt,name=cold_starts,json=coldStarts,proto3" json:"cold_starts,omitempty"`
+	Restarts        uint64  `protobuf:"varint,13,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	GigabyteSeconds float64 `protobuf:"fixed64,14,opt,name=gigabyte_seconds,json=gigabyteSeconds,proto3" json:"gigabyte_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FunctionUsage) Reset() {
+	*x = FunctionUsage{}
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FunctionUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FunctionUsage) ProtoMessage() {}
+
+func (x *FunctionUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FunctionUsage.ProtoReflect.Descriptor instead.
+func (*FunctionUsage) Descriptor() ([]byte, []int) {
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FunctionUsage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FunctionUsage) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *FunctionUsage) GetInstances() int32 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetInvocations() uint64 {
+	if x != nil {
+		return x.Invocations
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetRecordsIn() uint64 {
+	if x != nil {
+		return x.RecordsIn
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetRecordsOut() uint64 {
+	if x != nil {
+		return x.RecordsOut
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetBusySeconds() float64 {
+	if x != nil {
+		return x.BusySeconds
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetRecordErrors() uint64 {
+	if x != nil {
+		return x.RecordErrors
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetCrashes() uint64 {
+	if x != nil {
+		return x.Crashes
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetColdStarts() uint64 {
+	if x != nil {
+		return x.ColdStarts
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetRestarts() uint64 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *FunctionUsage) GetGigabyteSeconds() float64 {
+	if x != nil {
+		return x.GigabyteSeconds
+	}
+	return 0
+}
+
 // Progress is what a task has done since it started under this epoch, and where it stands.
 type Progress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -2228,6 +2381,8 @@ type Progress struct {
 	Retrying string `protobuf:"bytes,11,opt,name=retrying,proto3" json:"retrying,omitempty"`
 	// Kafka's transaction protocol that the task's producer speaks: 1 or 2; 0: no transactions.
 	TransactionProtocol int32 `protobuf:"varint,12,opt,name=transaction_protocol,json=transactionProtocol,proto3" json:"transaction_protocol,omitempty"`
+	// Of a transform task whose function has run.
+	Function *FunctionUsage `protobuf:"bytes,13,opt,name=function,proto3" json:"function,omitempty"`
 	// Topics that it has read or written since the assignment's topics_since, which topics_since repeats.
 	Topics        []string `protobuf:"bytes,20,rep,name=topics,proto3" json:"topics,omitempty"`
 	TopicsSince   uint64   `protobuf:"varint,21,opt,name=topics_since,json=topicsSince,proto3" json:"topics_since,omitempty"`
@@ -2237,7 +2392,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2404,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[27]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2417,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Progress) GetRecordsIn() uint64 {
@@ -2349,6 +2504,13 @@ func (x *Progress) GetTransactionProtocol() int32 {
 	return 0
 }
 
+func (x *Progress) GetFunction() *FunctionUsage {
+	if x != nil {
+		return x.Function
+	}
+	return nil
+}
+
 func (x *Progress) GetTopics() []string {
 	if x != nil {
 		return x.Topics
@@ -2377,7 +2539,7 @@ type Stall struct {
 
 func (x *Stall) Reset() {
 	*x = Stall{}
-	mi := &file_cluster_v1_cluster_proto_msgTypes[28]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2551,7 @@ func (x *Stall) String() string {
 func (*Stall) ProtoMessage() {}
 
 func (x *Stall) ProtoReflect() protoreflect.Message {
-	mi := &file_cluster_v1_cluster_proto_msgTypes[28]
+	mi := &file_cluster_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2564,7 @@ func (x *Stall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stall.ProtoReflect.Descriptor instead.
 func (*Stall) Descriptor() ([]byte, []int) {
-	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_cluster_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Stall) GetWaitsFor() string {
@@ -2606,7 +2768,26 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\bVerified\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\x05R\x04task\x12*\n" +
 	"\x11committed_unix_ms\x18\x02 \x01(\x03R\x0fcommittedUnixMs\x12\x1a\n" +
-	"\bposition\x18\x03 \x01(\tR\bposition\"\xdf\x04\n" +
+	"\bposition\x18\x03 \x01(\tR\bposition\"\xbf\x03\n" +
+	"\rFunctionUsage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1c\n" +
+	"\tinstances\x18\x03 \x01(\x05R\tinstances\x12 \n" +
+	"\vinvocations\x18\x04 \x01(\x04R\vinvocations\x12\x1d\n" +
+	"\n" +
+	"records_in\x18\x05 \x01(\x04R\trecordsIn\x12\x1f\n" +
+	"\vrecords_out\x18\x06 \x01(\x04R\n" +
+	"recordsOut\x12\x19\n" +
+	"\bbytes_in\x18\a \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\b \x01(\x04R\bbytesOut\x12!\n" +
+	"\fbusy_seconds\x18\t \x01(\x01R\vbusySeconds\x12#\n" +
+	"\rrecord_errors\x18\n" +
+	" \x01(\x04R\frecordErrors\x12\x18\n" +
+	"\acrashes\x18\v \x01(\x04R\acrashes\x12\x1f\n" +
+	"\vcold_starts\x18\f \x01(\x04R\n" +
+	"coldStarts\x12\x1a\n" +
+	"\brestarts\x18\r \x01(\x04R\brestarts\x12)\n" +
+	"\x10gigabyte_seconds\x18\x0e \x01(\x01R\x0fgigabyteSeconds\"\x9f\x05\n" +
 	"\bProgress\x12\x1d\n" +
 	"\n" +
 	"records_in\x18\x01 \x01(\x04R\trecordsIn\x12\x1f\n" +
@@ -2623,7 +2804,8 @@ const file_cluster_v1_cluster_proto_rawDesc = "" +
 	"\x05stall\x18\n" +
 	" \x01(\v2\x1a.millrace.cluster.v1.StallR\x05stall\x12\x1a\n" +
 	"\bretrying\x18\v \x01(\tR\bretrying\x121\n" +
-	"\x14transaction_protocol\x18\f \x01(\x05R\x13transactionProtocol\x12\x16\n" +
+	"\x14transaction_protocol\x18\f \x01(\x05R\x13transactionProtocol\x12>\n" +
+	"\bfunction\x18\r \x01(\v2\".millrace.cluster.v1.FunctionUsageR\bfunction\x12\x16\n" +
 	"\x06topics\x18\x14 \x03(\tR\x06topics\x12!\n" +
 	"\ftopics_since\x18\x15 \x01(\x04R\vtopicsSince\x1a9\n" +
 	"\vDetailEntry\x12\x10\n" +
@@ -2664,7 +2846,7 @@ func file_cluster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_cluster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_cluster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_cluster_v1_cluster_proto_goTypes = []any{
 	(TargetState)(0),      // 0: millrace.cluster.v1.TargetState
 	(State)(0),            // 1: millrace.cluster.v1.State
@@ -2695,18 +2877,19 @@ var file_cluster_v1_cluster_proto_goTypes = []any{
 	(*Audit)(nil),         // 26: millrace.cluster.v1.Audit
 	(*Difference)(nil),    // 27: millrace.cluster.v1.Difference
 	(*Verified)(nil),      // 28: millrace.cluster.v1.Verified
-	(*Progress)(nil),      // 29: millrace.cluster.v1.Progress
-	(*Stall)(nil),         // 30: millrace.cluster.v1.Stall
-	nil,                   // 31: millrace.cluster.v1.NodeInfo.LabelsEntry
-	nil,                   // 32: millrace.cluster.v1.Assignment.ConfigEntry
-	nil,                   // 33: millrace.cluster.v1.TaskConfig.ConfigEntry
-	nil,                   // 34: millrace.cluster.v1.Audit.SkippedEntry
-	nil,                   // 35: millrace.cluster.v1.Progress.DetailEntry
+	(*FunctionUsage)(nil), // 29: millrace.cluster.v1.FunctionUsage
+	(*Progress)(nil),      // 30: millrace.cluster.v1.Progress
+	(*Stall)(nil),         // 31: millrace.cluster.v1.Stall
+	nil,                   // 32: millrace.cluster.v1.NodeInfo.LabelsEntry
+	nil,                   // 33: millrace.cluster.v1.Assignment.ConfigEntry
+	nil,                   // 34: millrace.cluster.v1.TaskConfig.ConfigEntry
+	nil,                   // 35: millrace.cluster.v1.Audit.SkippedEntry
+	nil,                   // 36: millrace.cluster.v1.Progress.DetailEntry
 }
 var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	6,  // 0: millrace.cluster.v1.InfoResponse.nodes:type_name -> millrace.cluster.v1.NodeInfo
 	5,  // 1: millrace.cluster.v1.InfoResponse.self:type_name -> millrace.cluster.v1.Self
-	31, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
+	32, // 2: millrace.cluster.v1.NodeInfo.labels:type_name -> millrace.cluster.v1.NodeInfo.LabelsEntry
 	6,  // 3: millrace.cluster.v1.JoinRequest.node:type_name -> millrace.cluster.v1.NodeInfo
 	4,  // 4: millrace.cluster.v1.JoinResponse.info:type_name -> millrace.cluster.v1.InfoResponse
 	15, // 5: millrace.cluster.v1.WorkerMessage.hello:type_name -> millrace.cluster.v1.Hello
@@ -2729,30 +2912,31 @@ var file_cluster_v1_cluster_proto_depIdxs = []int32{
 	14, // 22: millrace.cluster.v1.Assignments.removed:type_name -> millrace.cluster.v1.Unit
 	14, // 23: millrace.cluster.v1.Assignment.unit:type_name -> millrace.cluster.v1.Unit
 	0,  // 24: millrace.cluster.v1.Assignment.target_state:type_name -> millrace.cluster.v1.TargetState
-	32, // 25: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
+	33, // 25: millrace.cluster.v1.Assignment.config:type_name -> millrace.cluster.v1.Assignment.ConfigEntry
 	22, // 26: millrace.cluster.v1.Assignment.void_offsets:type_name -> millrace.cluster.v1.VoidOffset
 	24, // 27: millrace.cluster.v1.Planned.configs:type_name -> millrace.cluster.v1.TaskConfig
-	33, // 28: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
+	34, // 28: millrace.cluster.v1.TaskConfig.config:type_name -> millrace.cluster.v1.TaskConfig.ConfigEntry
 	14, // 29: millrace.cluster.v1.UnitStatus.unit:type_name -> millrace.cluster.v1.Unit
 	1,  // 30: millrace.cluster.v1.UnitStatus.state:type_name -> millrace.cluster.v1.State
-	29, // 31: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
+	30, // 31: millrace.cluster.v1.UnitStatus.progress:type_name -> millrace.cluster.v1.Progress
 	26, // 32: millrace.cluster.v1.UnitStatus.audit:type_name -> millrace.cluster.v1.Audit
 	27, // 33: millrace.cluster.v1.Audit.differences:type_name -> millrace.cluster.v1.Difference
 	28, // 34: millrace.cluster.v1.Audit.verified:type_name -> millrace.cluster.v1.Verified
-	34, // 35: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
-	35, // 36: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
-	30, // 37: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
-	3,  // 38: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
-	7,  // 39: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
-	9,  // 40: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
-	4,  // 41: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
-	8,  // 42: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
-	10, // 43: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
-	41, // [41:44] is the sub-list for method output_type
-	38, // [38:41] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	35, // 35: millrace.cluster.v1.Audit.skipped:type_name -> millrace.cluster.v1.Audit.SkippedEntry
+	36, // 36: millrace.cluster.v1.Progress.detail:type_name -> millrace.cluster.v1.Progress.DetailEntry
+	31, // 37: millrace.cluster.v1.Progress.stall:type_name -> millrace.cluster.v1.Stall
+	29, // 38: millrace.cluster.v1.Progress.function:type_name -> millrace.cluster.v1.FunctionUsage
+	3,  // 39: millrace.cluster.v1.Cluster.Info:input_type -> millrace.cluster.v1.InfoRequest
+	7,  // 40: millrace.cluster.v1.Cluster.Join:input_type -> millrace.cluster.v1.JoinRequest
+	9,  // 41: millrace.cluster.v1.Cluster.Session:input_type -> millrace.cluster.v1.WorkerMessage
+	4,  // 42: millrace.cluster.v1.Cluster.Info:output_type -> millrace.cluster.v1.InfoResponse
+	8,  // 43: millrace.cluster.v1.Cluster.Join:output_type -> millrace.cluster.v1.JoinResponse
+	10, // 44: millrace.cluster.v1.Cluster.Session:output_type -> millrace.cluster.v1.LeaderMessage
+	42, // [42:45] is the sub-list for method output_type
+	39, // [39:42] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_cluster_v1_cluster_proto_init() }
@@ -2777,7 +2961,7 @@ func file_cluster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cluster_v1_cluster_proto_rawDesc), len(file_cluster_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
