@@ -94,6 +94,11 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // Step takes one step and reports whether it changed something.
 func (l *Loop) Step(ctx context.Context) (bool, error) {
+	now := l.facts()
+	if now == l.rest {
+		return false, nil
+	}
+	l.rest = facts{}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if done, err := l.plans(ctx); done || err != nil {
@@ -102,7 +107,7 @@ func (l *Loop) Step(ctx context.Context) (bool, error) {
 	if err := l.topics(ctx); err != nil {
 		return false, err
 	}
-	return l.assign(ctx)
+	return l.assign(ctx, now)
 }
 
 // plans stores what planning halves have answered.
@@ -157,13 +162,8 @@ type want struct {
 	config uint64
 }
 
-// assign moves units one step nearer to where they should be.
-func (l *Loop) assign(ctx context.Context) (bool, error) {
-	now := l.facts()
-	if now == l.rest {
-		return false, nil
-	}
-	l.rest = facts{}
+// assign moves units one step nearer to where they should be. now is what was there before the round began.
+func (l *Loop) assign(ctx context.Context, now facts) (bool, error) {
 	wants, changes := l.wants()
 	settled := now.settled
 	current := map[state.UnitID]string{}
@@ -255,8 +255,8 @@ func (l *Loop) settled() bool {
 		for _, n := range s.Nodes() {
 			all = all && (!n.Worker || l.Sessions.Known(n.Id))
 		}
-		for _, a := range s.Assignments() {
-			all = all && (a.Worker == "" || l.Sessions.Known(a.Worker))
+		for _, id := range s.Owners() {
+			all = all && l.Sessions.Known(id)
 		}
 	})
 	return all

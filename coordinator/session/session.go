@@ -260,10 +260,15 @@ func (r *Registry) take(w *worker, s *clusterv1.UnitStatus) bool {
 	// I1: a status of an older epoch says nothing about the unit any more.
 	if old := r.status[u]; old == nil || s.Epoch >= old.Epoch {
 		r.tell(w.node.GetId(), old, s)
-		news = news || s.Move != old.GetMove()
+		news = news || s.Move != old.GetMove() || newTopics(old.GetProgress(), s.GetProgress())
 		r.status[u] = s
 	}
 	return news
+}
+
+// newTopics reports whether a task has used topics that it had not used before, or counts them anew.
+func newTopics(old, now *clusterv1.Progress) bool {
+	return old.GetTopicsSince() != now.GetTopicsSince() || !slices.Equal(old.GetTopics(), now.GetTopics())
 }
 
 // Hold notes that a worker was given a unit: from now on it may run, whatever it reports.

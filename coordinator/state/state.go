@@ -153,6 +153,9 @@ func (s *State) Owned(worker string, f func(Assignment)) {
 	}
 }
 
+// Owners returns the workers that have units, sorted.
+func (s *State) Owners() []string { return slices.Sorted(maps.Keys(s.owned)) }
+
 // place makes an assignment the unit's.
 func (s *State) place(a Assignment) {
 	s.unplace(a.Unit)
