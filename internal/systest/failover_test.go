@@ -18,6 +18,7 @@ import (
 	"github.com/millrace/millrace/connectors/record"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/kafka/embedded"
 	"github.com/millrace/millrace/internal/testkit"
 	"github.com/millrace/millrace/internal/testkit/fleet"
 )
@@ -217,6 +218,17 @@ func leaderOf(ctx context.Context, t *testing.T, f *fleet.Fleet, c fleet.Cluster
 	return f.Nodes[at]
 }
 
+// memoryBroker is an embedded broker that waits for no disk.
+func memoryBroker(t *testing.T) string {
+	t.Helper()
+	b, err := embedded.Start(embedded.Options{Addr: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b.Addr()
+}
+
 // number reads a setting of a long form of a test.
 func number(t *testing.T, env string, def int) int {
 	t.Helper()
@@ -239,7 +251,7 @@ func TestLeaderKilledTasksGoOn(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	broker := embeddedBroker(t)
+	broker := memoryBroker(t)
 	f, c := sickNodes(t, 3, on(broker)...)
 	configs := map[string]map[string]string{}
 	for i := range 6 {
@@ -325,7 +337,7 @@ func TestStoppedWorkerWritesNothing(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	broker := embeddedBroker(t)
+	broker := memoryBroker(t)
 	f, c := sickNodes(t, 3, on(broker)...)
 	configs := map[string]map[string]string{}
 	for i := range 3 {
