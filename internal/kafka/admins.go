@@ -58,11 +58,6 @@ func (s *Admins) Get(ctx context.Context, c Config) (admin *Admin, done func(err
 	return x.admin, done, nil
 }
 
-func once(f func(error)) func(error) {
-	var o sync.Once
-	return func(err error) { o.Do(func() { f(err) }) }
-}
-
 func (s *Admins) connect(c Config, key string, x *sharedAdmin) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectLimit)
 	defer cancel()
