@@ -43,6 +43,9 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	return 0
 }
 
+// Command is the command line as a whole, for the reference that is made of it.
+func Command() *cobra.Command { return newRoot() }
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "millrace",
