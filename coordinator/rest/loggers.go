@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -16,6 +17,9 @@ import (
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/loglevel"
 )
+
+// maxAnswer bounds what is read of another node's answer (I8).
+const maxAnswer = 32 << 20
 
 func levelOf(s loglevel.State) api.Logger {
 	l := api.Logger{Level: s.Level}
@@ -55,16 +59,16 @@ func setLevel(s *Server, r *http.Request) (int, any, error) {
 	}
 	name := seg(r, 2)
 	if r.URL.Query().Get("scope") == "cluster" {
-		return http.StatusNoContent, nil, s.setEverywhere(r.Context(), name, level, in)
+		return http.StatusNoContent, nil, s.setEverywhere(r, name, level, in)
 	}
 	return http.StatusOK, s.opts.Levels.Set(name, level), nil
 }
 
 // setEverywhere sets a level on this node and on all others that live. A node that can't be told is a warning in the log: levels are a
 // help for people, and the other nodes' are set all the same.
-func (s *Server) setEverywhere(ctx context.Context, name string, level slog.Level, in api.SetLevel) error {
+func (s *Server) setEverywhere(r *http.Request, name string, level slog.Level, in api.SetLevel) error {
 	s.opts.Levels.Set(name, level)
-	nodes, err := s.opts.Nodes(ctx)
+	nodes, err := s.opts.Nodes(r.Context())
 	if err != nil {
 		return fault.New(fault.Unavailable, "The level is set on this node; the others are not known at the moment: %v", err)
 	}
@@ -72,12 +76,12 @@ func (s *Server) setEverywhere(ctx context.Context, name string, level slog.Leve
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 	defer cancel()
 	var g errgroup.Group
 	for _, addr := range nodes {
 		g.Go(func() error {
-			if err := s.tell(ctx, s.scheme+"://"+addr+"/admin/loggers/"+url.PathEscape(name), b); err != nil {
+			if err := s.toNode(ctx, r, http.MethodPut, addr, "/admin/loggers/"+url.PathEscape(name), b, nil); err != nil {
 				s.opts.Logger.Warn("log level of another node", "rest", addr, "err", err)
 			}
 			return nil
@@ -86,12 +90,18 @@ func (s *Server) setEverywhere(ctx context.Context, name string, level slog.Leve
 	return g.Wait()
 }
 
-func (s *Server) tell(ctx context.Context, url string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, url, bytes.NewReader(body))
+// toNode asks another node for something on behalf of who sent r, whose login goes with it. out, if not nil, gets the answer.
+func (s *Server) toNode(ctx context.Context, r *http.Request, method, addr, path string, in []byte, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, s.scheme+"://"+addr+path, bytes.NewReader(in))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", jsonMedia)
+	if in != nil {
+		req.Header.Set("Content-Type", jsonMedia)
+	}
+	if who := r.Header.Get("Authorization"); who != "" {
+		req.Header.Set("Authorization", who)
+	}
 	resp, err := (&http.Client{Transport: s.toNodes}).Do(req)
 	if err != nil {
 		return err
@@ -100,5 +110,8 @@ func (s *Server) tell(ctx context.Context, url string, body []byte) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("it answered %s", resp.Status)
 	}
-	return nil
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out)
 }

@@ -3,9 +3,6 @@ package rest
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,9 +15,6 @@ import (
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/logring"
 )
-
-// maxLogs bounds what is read of a node's answer (I8); a ring holds less.
-const maxLogs = 32 << 20
 
 // own are this node's lines of a connector.
 func (s *Server) own(connector string) []api.LogLine {
@@ -58,7 +52,8 @@ func logs(s *Server, r *http.Request) (int, any, error) {
 	var mu sync.Mutex // guards: out
 	for _, addr := range nodes {
 		g.Go(func() error {
-			theirs, err := s.logsOf(ctx, addr, name)
+			var theirs api.Logs
+			err := s.toNode(ctx, r, http.MethodGet, addr, api.Prefix+"/node/logs/"+url.PathEscape(name), nil, &theirs)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -76,21 +71,4 @@ func logs(s *Server, r *http.Request) (int, any, error) {
 	})
 	slices.Sort(out.Unreachable)
 	return http.StatusOK, out, nil
-}
-
-func (s *Server) logsOf(ctx context.Context, addr, name string) (*api.Logs, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.scheme+"://"+addr+api.Prefix+"/node/logs/"+url.PathEscape(name), nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := (&http.Client{Transport: s.toNodes}).Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("it answered %s", resp.Status)
-	}
-	out := &api.Logs{}
-	return out, json.NewDecoder(io.LimitReader(resp.Body, maxLogs)).Decode(out)
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/coordinator/raftnode"
 	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/fault"
+	"github.com/millrace/millrace/internal/login"
 	"github.com/millrace/millrace/internal/loglevel"
 	"github.com/millrace/millrace/internal/logring"
 	"github.com/millrace/millrace/internal/obs"
@@ -59,6 +60,9 @@ type Options struct {
 	// TLS, if set, makes REST https, here and on the nodes that requests are passed on to. ClientAuth says what clients must show.
 	TLS        *tlsfile.Source
 	ClientAuth tls.ClientAuthType
+	// Logins are who may use REST; nil: everybody.
+	Logins *login.Logins
+	CORS   CORS
 	// Ready says whether orchestrators should send work here, and if not, why.
 	Ready func() (why string, ok bool)
 	// Metrics are shown at /metrics, and get those of REST.
@@ -129,7 +133,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Handler returns the routes.
 func (s *Server) Handler() http.Handler {
 	routes := s.routes()
-	return s.measured(routes, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.measured(routes, s.guarded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
 			if p := recover(); p != nil {
 				if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
@@ -149,7 +153,7 @@ func (s *Server) Handler() http.Handler {
 			return
 		}
 		fail(w, http.StatusNotFound, "HTTP 404 Not Found")
-	}))
+	})))
 }
 
 // serve answers a request for a path that has these routes.
@@ -268,6 +272,14 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, leader string) 
 			p.Out.URL.Scheme, p.Out.URL.Host = s.scheme, leader
 			p.Out.URL.RawQuery = q.Encode()
 			p.Out.Host = host // so that Location names the node that was asked
+		},
+		ModifyResponse: func(resp *http.Response) error {
+			for name := range resp.Header {
+				if strings.HasPrefix(name, "Access-Control-") || name == "Vary" {
+					resp.Header.Del(name) // this node's own are there
+				}
+			}
+			return nil
 		},
 		Transport: s.toNodes,
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {

@@ -20,6 +20,8 @@ type Client struct {
 	// URL of a node: http://host:port.
 	URL  string
 	HTTP *http.Client
+	// User and Password, or Token, log in where the node asks for it.
+	User, Password, Token string
 }
 
 // NewClient makes a client for a node.
@@ -44,6 +46,12 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	switch {
+	case c.Token != "":
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	case c.User != "":
+		req.SetBasicAuth(c.User, c.Password)
+	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -58,6 +66,9 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
 	if err != nil {
 		return fault.New(fault.Unavailable, "answer of %s: %v", c.URL, err)
+	}
+	if resp.StatusCode == http.StatusUnauthorized {
+		return fault.New(fault.Invalid, "%s does not know who asks: log in with --user NAME:PASSWORD (MILLRACE_USER) or --token (MILLRACE_TOKEN)", c.URL)
 	}
 	if resp.StatusCode >= 300 {
 		var e Error

@@ -43,6 +43,9 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	return 0
 }
 
+// Command is the command line as a whole, for the reference that is made of it.
+func Command() *cobra.Command { return newRoot() }
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "millrace",
@@ -60,7 +63,7 @@ func newRoot() *cobra.Command {
 	c.flags(root.PersistentFlags())
 	root.PersistentPreRunE = func(*cobra.Command, []string) error { return c.connect() }
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "Print JSON instead of tables.")
-	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), newFunctionCommand(c), newVerifyCommand(c), newApplyCommand(c), newLoggersCommand(c), newDoctorCommand(c), newMigrateCommand(c), newHealthCommand(c), &cobra.Command{
+	root.AddCommand(newNodeCommand(), newConnectorCommand(c), newClusterCommand(c), newWorkerCommand(c), newTopicCommand(c), newDLQCommand(c), newFunctionCommand(c), newVerifyCommand(c), newApplyCommand(c), newLoggersCommand(c), newLoginCommand(), newDoctorCommand(c), newMigrateCommand(c), newHealthCommand(c), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "millrace %s (%s)\n", Version, Commit)
@@ -81,6 +84,8 @@ type client struct {
 	url       string
 	files     tlsfile.Files
 	transport http.RoundTripper // nil: the default
+	user      string            // name:password
+	token     string
 	json      bool
 }
 
@@ -91,6 +96,9 @@ func (c *client) api() *api.Client {
 	}
 	a := api.NewClient(u)
 	a.HTTP.Transport = c.transport
+	if a.Token = c.token; c.user != "" {
+		a.User, a.Password, _ = strings.Cut(c.user, ":")
+	}
 	return a
 }
 

@@ -13,11 +13,15 @@ import (
 	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/fault"
 	"github.com/millrace/millrace/internal/kafka"
+	"github.com/millrace/millrace/internal/login"
 	"github.com/millrace/millrace/internal/tlsfile"
 )
 
-// security is the node's certificates, nil where a part of its traffic has no TLS.
-type security struct{ cluster, rest, kafka *tlsfile.Source }
+// security is the node's certificates, nil where a part of its traffic has no TLS, and who may use REST, nil where everybody may.
+type security struct {
+	cluster, rest, kafka *tlsfile.Source
+	logins               *login.Logins
+}
 
 func loadSecurity(v configdef.Values, log *slog.Logger) (s security, err error) {
 	if v.String(config.ClusterCert) != "" {
@@ -28,6 +32,11 @@ func loadSecurity(v configdef.Values, log *slog.Logger) (s security, err error) 
 	if v.String(config.RESTCert) != "" {
 		if s.rest, err = load(v, config.RESTCert, config.RESTKey, config.RESTCA, log.With("for", "rest")); err != nil {
 			return s, err
+		}
+	}
+	if path := v.String(config.RESTLogins); path != "" {
+		if s.logins, err = login.Load(path, log); err != nil {
+			return s, fault.New(fault.Invalid, "setting %s: %v", config.RESTLogins, err)
 		}
 	}
 	s.kafka, err = loadKafka(v, log.With("for", "kafka"))
@@ -110,10 +119,15 @@ func (c *client) flags(p *pflag.FlagSet) {
 	p.StringVar(&c.files.CA, "cacert", os.Getenv("MILLRACE_CACERT"), "For https: PEM file with the authorities of REST's certificate (MILLRACE_CACERT). Empty: the system's.")
 	p.StringVar(&c.files.Cert, "cert", os.Getenv("MILLRACE_CERT"), "For https: PEM file with a certificate to show (MILLRACE_CERT).")
 	p.StringVar(&c.files.Key, "key", os.Getenv("MILLRACE_KEY"), "For https: PEM file with its key (MILLRACE_KEY).")
+	p.StringVar(&c.user, "user", os.Getenv("MILLRACE_USER"), "Where REST asks for a login: NAME:PASSWORD, better given by environment (MILLRACE_USER).")
+	p.StringVar(&c.token, "token", os.Getenv("MILLRACE_TOKEN"), "Where REST asks for a login: a token, better given by environment (MILLRACE_TOKEN).")
 }
 
 // connect makes c's transport, once the flags are known.
 func (c *client) connect() error {
+	if _, _, ok := strings.Cut(c.user, ":"); c.user != "" && (!ok || c.token != "") {
+		return fault.New(fault.Invalid, "--user is NAME:PASSWORD, and goes without --token")
+	}
 	if !c.files.Set() {
 		return nil
 	}

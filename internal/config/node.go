@@ -54,7 +54,7 @@ func Node() *configdef.Spec {
 		s(NodeID, "", "Node", "Name of the node, unique in the cluster and the same after a restart. Empty: made once and kept in the data directory.", "node1"),
 		s(NodeData, "millrace-data", "Node", "Directory for everything that the node keeps: the Raft log, and the embedded broker's topics.", "/var/lib/millrace"),
 		{Name: NodeRoles, Type: configdef.List, Default: "coordinator,worker", OneOf: []string{"coordinator", "worker"}, Group: "Node", Doc: "What the node does: coordinator (holds the cluster's state; 1, 3 or 5 of them), worker (runs tasks), or both.", Example: "worker"},
-		s(NodeREST, "127.0.0.1:8083", "Addresses", "Address for REST. Use :8083 to listen on all interfaces; without TLS (rest-tls-cert) whoever reaches it manages the cluster.", ":8083"),
+		s(NodeREST, "127.0.0.1:8083", "Addresses", "Address for REST. Use :8083 to listen on all interfaces; without logins (rest-logins) or certificates of clients (rest-tls-client-auth) whoever reaches it manages the cluster.", ":8083"),
 		s(NodeRESTAdvertise, "", "Addresses", "Address of REST as other nodes reach it. Empty: the one that is listened on.", "node1:8083"),
 		s(NodeCluster, "127.0.0.1:8084", "Addresses", "Address for the other nodes (Raft and worker sessions).", ":8084"),
 		s(NodeClusterAdvert, "", "Addresses", "That address as the other nodes reach it. Empty: the one that is listened on.", "node1:8084"),
@@ -78,7 +78,7 @@ func Node() *configdef.Spec {
 		{Name: NodeSnapInterval, Type: configdef.Int, Default: "30000", HasMin: true, Min: 5, Group: "Raft log", Doc: "How often that is looked at, in milliseconds."},
 		{Name: NodeTrailing, Type: configdef.Int, Default: "4096", HasMin: true, Group: "Raft log", Doc: "How many changes stay in the log behind an image, so that a coordinator that was away for a moment need not take the whole of it."},
 	}
-	keys = slices.Concat(keys, kafkaKeys(), tlsKeys())
+	keys = slices.Concat(keys, kafkaKeys(), tlsKeys(), restKeys())
 	return configdef.New(withEnv(keys)...).Cross(nodeChecks).Cross(kafkaChecks).Cross(tlsChecks)
 }
 

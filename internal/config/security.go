@@ -17,6 +17,9 @@ const (
 	RESTKey        = "rest-tls-key"
 	RESTCA         = "rest-tls-ca"
 	RESTClientAuth = "rest-tls-client-auth"
+	RESTLogins     = "rest-logins"
+	AllowOrigin    = "access-control-allow-origin"
+	AllowMethods   = "access-control-allow-methods"
 
 	KafkaProtocol  = "kafka-security-protocol"
 	KafkaMechanism = "kafka-sasl-mechanism"
@@ -57,6 +60,15 @@ func tlsKeys() []configdef.Key {
 		file(RESTKey, "PEM file with the key of that certificate, not encrypted.", "/etc/millrace/rest.key"),
 		file(RESTCA, "PEM file with the certificate authorities of REST's certificates: those of clients (rest-tls-client-auth) and of the other nodes. Empty: the system's.", "/etc/millrace/rest-ca.pem"),
 		{Name: RESTClientAuth, Type: configdef.String, Default: "none", OneOf: []string{"none", "requested", "required"}, Group: "TLS", Doc: "Whether clients of REST must show a certificate (Kafka's ssl.client.auth); one that is shown is always checked. With required only who has a certificate of rest-tls-ca can use REST."},
+	}
+}
+
+// restKeys say who may use REST, and which web pages.
+func restKeys() []configdef.Key {
+	return []configdef.Key{
+		{Name: RESTLogins, Type: configdef.String, Group: "REST", Doc: "File with who may use REST: users with hashed passwords (basic) and tokens (bearer), each to read or as admin; millrace login makes its lines. The same on all nodes, since they pass requests on to each other with the login. A changed file is read anew. Empty: everybody may do everything. Without TLS (rest-tls-cert) logins can be overheard.", Example: "/etc/millrace/logins"},
+		{Name: AllowOrigin, Type: configdef.List, Default: "", Group: "REST", Doc: "Origins whose web pages browsers let use REST (Kafka Connect's access.control.allow.origin); * for all. Empty: none.", Example: "https://console.example.com"},
+		{Name: AllowMethods, Type: configdef.List, Default: "GET,POST,HEAD", OneOf: []string{"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE"}, Group: "REST", Doc: "Methods that those pages may use (Kafka Connect's access.control.allow.methods).", Example: "GET,POST,PUT,PATCH,DELETE,HEAD"},
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/millrace/millrace/internal/obs"
+	"github.com/millrace/millrace/internal/testkit"
 )
 
 const (
@@ -73,12 +74,9 @@ func TestAlertsWatchWhatIsDeclared(t *testing.T) {
 	}
 }
 
-// Prometheus' own checker, where it is installed, reads the expressions as Prometheus will.
+// Prometheus' own checker reads the expressions as Prometheus will.
 func TestPromtool(t *testing.T) {
-	promtool, err := exec.LookPath("promtool")
-	if err != nil {
-		t.Skip("SKIP: no promtool (Debian: apt-get install prometheus)")
-	}
+	promtool := testkit.Program(t, "promtool")
 	for _, args := range [][]string{{"check", "rules", alerts}, {"check", "config", prometheus}, {"test", "rules", alertTests}} {
 		if out, err := exec.CommandContext(t.Context(), promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %v: %v\n%s", args, err, out)

@@ -6,7 +6,6 @@ import (
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/connectors/configdef"
-	_ "github.com/millrace/millrace/internal/cli" // declares all metrics
 	"github.com/millrace/millrace/internal/config"
 	"github.com/millrace/millrace/internal/convert"
 	"github.com/millrace/millrace/internal/obs"
@@ -19,6 +18,7 @@ func Pages() map[string]string {
 	out := map[string]string{
 		"node-config.md": node(),
 		"metrics.md":     metrics(),
+		"cli.md":         commands(),
 		"transforms.md":  transforms(),
 		"connector-config.md": "# Settings that every connector has\n" + generated +
 			"\nBeside these a connector has its own; their pages are under [connectors](connectors.md).\n" +

@@ -191,7 +191,8 @@ func waitLines(t *testing.T, dir string, want ...int) {
 	}
 }
 
-// The sql sink's offsets are in its target; a source's are in the offsets topic. Both go where they are altered to.
+// The sql sink's offsets are in its target; a source's are in the offsets topic. Both go where they are altered to, the source's by the
+// command line.
 func TestAlteredOffsetsOfSourceAndSQLSink(t *testing.T) {
 	broker := embeddedBroker(t)
 	_, c := nodes(t, 1, "--brokers", broker)
@@ -236,10 +237,17 @@ func TestAlteredOffsetsOfSourceAndSQLSink(t *testing.T) {
 	// The source begins anew, with a snapshot: row 9 came while nobody looked.
 	stop(ctx, t, c, "src")
 	var before api.Offsets
-	if err := c.Do(ctx, http.MethodGet, "/connectors/src/offsets", nil, &before); err != nil || len(before.Offsets) != 1 || before.Offsets[0].Partition["server"] != "p" {
-		t.Fatalf("offsets of the source: %+v, %v", before, err)
+	text, file := millrace(ctx, t, c, "connector", "offsets", "get", "src"), filepath.Join(t.TempDir(), "offsets.json")
+	err := errors.Join(json.Unmarshal([]byte(text), &before), os.WriteFile(file, []byte(text), 0o600))
+	if err != nil || len(before.Offsets) != 1 || before.Offsets[0].Partition["server"] != "p" {
+		t.Fatalf("offsets of the source: %s, %v", text, err)
 	}
-	alter(t, c.Client.URL, "src", "DELETE", "")
+	if got := millrace(ctx, t, c, "connector", "offsets", "reset", "src"); !strings.Contains(got, "have been reset successfully") {
+		t.Errorf("offsets reset: %s", got)
+	}
+	if got := millrace(ctx, t, c, "connector", "offsets", "get", "src"); !strings.Contains(got, `"offsets": []`) {
+		t.Errorf("offsets after a reset: %s", got)
+	}
 	stop(ctx, t, c, "dst")
 	if _, err := from.ExecContext(ctx, "SET sql_log_bin=0; INSERT INTO orders VALUES (9,9); SET sql_log_bin=1"); err != nil {
 		t.Fatal(err)
@@ -261,11 +269,12 @@ func TestAlteredOffsetsOfSourceAndSQLSink(t *testing.T) {
 	if status != http.StatusBadRequest || !strings.Contains(body, "pos") {
 		t.Errorf("a position that is none: %d %s", status, body)
 	}
-	b, err := json.Marshal(before)
-	if err != nil {
-		t.Fatal(err)
+	if got := millrace(ctx, t, c, "connector", "offsets", "set", "src", "-f", file); !strings.Contains(got, "have been altered successfully") {
+		t.Errorf("offsets set: %s", got)
 	}
-	alter(t, c.Client.URL, "src", "PATCH", string(b))
+	if got := millrace(ctx, t, c, "connector", "offsets", "get", "src"); got != text {
+		t.Errorf("offsets that were set: %s, want %s", got, text)
+	}
 	if _, err := from.ExecContext(ctx, "INSERT INTO orders VALUES (10,10)"); err != nil {
 		t.Fatal(err)
 	}

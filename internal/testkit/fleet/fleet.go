@@ -30,6 +30,8 @@ type Fleet struct {
 	Env []string
 	// HTTPS, if set, is what calls REST, which then has TLS by Args.
 	HTTPS *http.Client
+	// Login is the Authorization header that nodes with logins want.
+	Login string
 	// Place, if set, is where a node lives: its own address, and the words before its command line that take it there, such as those that
 	// enter a network namespace.
 	Place func(id string) (addr string, enter []string)
@@ -220,6 +222,7 @@ func (n *Node) waitFor(ctx context.Context, path string) error {
 		}
 		reqCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		req, _ := http.NewRequestWithContext(reqCtx, http.MethodGet, n.REST+path, http.NoBody)
+		req.Header.Set("Authorization", n.fleet.Login)
 		resp, err := n.fleet.http().Do(req)
 		if err == nil {
 			_ = resp.Body.Close()
