@@ -80,10 +80,16 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("the node does not show %s", m.Name)
 		}
 	}
-	usage, err := exec.CommandContext(ctx, bin, "function", "usage", "--url", node.REST).CombinedOutput()
-	if got := strings.Fields(string(usage)); err != nil || !strings.Contains(string(usage), "COLD STARTS") || !slices.Contains(got, "mask-orders") || !slices.Contains(got, strconv.Itoa(rows)) {
-		t.Errorf("millrace function usage: %v\n%s", err, usage)
-	}
+	testkit.Eventually(t, time.Minute, "the leader has heard what the function used", func() error {
+		usage, err := exec.CommandContext(ctx, bin, "function", "usage", "--url", node.REST).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, usage)
+		}
+		if got := strings.Fields(string(usage)); !strings.Contains(string(usage), "COLD STARTS") || !slices.Contains(got, "mask-orders") || !slices.Contains(got, strconv.Itoa(rows)) {
+			return fmt.Errorf("millrace function usage shows\n%s", usage)
+		}
+		return nil
+	})
 	if status, _ := do(t, node.REST, "GET", "/connectors/nope/"+testkit.UniqueName("x"), "", ""); status != 404 {
 		t.Errorf("status %d", status)
 	}
