@@ -67,6 +67,7 @@ soak: build ## faults at random on real processes for MINUTES, all of it compare
 test-python:
 ifneq ($(wildcard sdk/python/tests),)
 	cd sdk/python && $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests
+	go run . function test "$(VENV)/bin/python sdk/python/examples/route_orders.py"
 endif
 
 .PHONY: vet

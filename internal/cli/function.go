@@ -13,8 +13,8 @@ import (
 )
 
 func newFunctionCommand(c *client) *cobra.Command {
-	cmd := &cobra.Command{Use: "function", Short: "Look at functions"}
-	cmd.AddCommand(functionUsageCommand(c))
+	cmd := &cobra.Command{Use: "function", Short: "Test functions, and look at what they use"}
+	cmd.AddCommand(functionUsageCommand(c), functionTestCommand(c))
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,6 +56,7 @@ func TestMetrics(t *testing.T) {
 		text = metricsOf(t, node.REST)
 		for series, want := range map[string]float64{
 			`millrace_task_records_out_total{connector="source",task="0"}`: rows, `millrace_task_records_in_total{connector="mask",task="0"}`: rows,
+			`millrace_function_records_out_total{connector="mask",function="mask-orders",task="0"}`: rows, `millrace_function_instances{connector="mask",function="mask-orders",task="0"}`: 1,
 			`millrace_task_records_in_total{connector="file",task="0"}`: rows + 1, `millrace_task_dead_letters_total{connector="file",task="0"}`: 1,
 			`millrace_task_record_errors_total{connector="file",stage="value_converter",task="0"}`: 1,
 			`millrace_task_snapshot_rows{connector="source",task="0"}`:                             rows,
@@ -78,6 +80,16 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("the node does not show %s", m.Name)
 		}
 	}
+	testkit.Eventually(t, time.Minute, "the leader has heard what the function used", func() error {
+		usage, err := exec.CommandContext(ctx, bin, "function", "usage", "--url", node.REST).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, usage)
+		}
+		if got := strings.Fields(string(usage)); !strings.Contains(string(usage), "COLD STARTS") || !slices.Contains(got, "mask-orders") || !slices.Contains(got, strconv.Itoa(rows)) {
+			return fmt.Errorf("millrace function usage shows\n%s", usage)
+		}
+		return nil
+	})
 	if status, _ := do(t, node.REST, "GET", "/connectors/nope/"+testkit.UniqueName("x"), "", ""); status != 404 {
 		t.Errorf("status %d", status)
 	}

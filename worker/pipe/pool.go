@@ -119,11 +119,14 @@ func newPool(ctx context.Context, s Scale, log *slog.Logger, usage *runner.Usage
 		case <-up:
 		case <-p.ctx.Done():
 			p.close()
-			return nil, context.Cause(p.ctx)
+			return nil, p.failure()
 		}
 	}
 	return p, nil
 }
+
+// failure is why the pool has ended.
+func (p *pool) failure() error { return context.Cause(p.ctx) }
 
 // close ends all instances.
 func (p *pool) close() {
@@ -178,7 +181,7 @@ func (p *pool) wait(ctx context.Context, b *batch) error {
 	case <-b.done:
 		return nil
 	case <-p.ctx.Done():
-		return context.Cause(p.ctx)
+		return p.failure()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -255,14 +258,12 @@ func (p *pool) start() (up chan struct{}) {
 	p.usage.Up(1)
 	up = make(chan struct{})
 	in := &instance{work: make(chan work, 1)}
-	p.wg.Add(1)
-	go func() {
-		defer p.wg.Done()
+	p.wg.Go(func() {
 		defer p.usage.Up(-1)
 		if err := runner.Guard(p.log, func() error { return p.run(in, up) })(); err != nil {
 			p.cancel(err)
 		}
-	}()
+	})
 	return up
 }
 

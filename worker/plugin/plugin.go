@@ -6,6 +6,7 @@ package plugin
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Options struct {
 	// Dir to run in; empty: the process's private directory.
 	Dir string
 	Env map[string]string
+	// Protocol is what the process is told of the contract; empty: the one there is.
+	Protocol string
 	// Ready is asked again and again until it returns nil or its context ends: does the process answer on addr?
 	Ready        func(ctx context.Context, addr string) error
 	StartTimeout time.Duration
@@ -76,7 +79,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	for _, k := range slices.Sorted(maps.Keys(o.Env)) {
 		cmd.Env = append(cmd.Env, k+"="+o.Env[k])
 	}
-	cmd.Env = append(cmd.Env, "MILLRACE_LISTEN="+p.addr, "MILLRACE_PROTOCOL=1")
+	cmd.Env = append(cmd.Env, "MILLRACE_LISTEN="+p.addr, "MILLRACE_PROTOCOL="+cmp.Or(o.Protocol, "1"))
 	ownGroup(cmd)
 	out, w, err := os.Pipe()
 	if err != nil {
@@ -124,6 +127,9 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	return p, nil
 }
 
+// ErrEnded: the process ended, by itself, before it was ready.
+var ErrEnded = errors.New("the function ended before it was ready")
+
 func (p *Process) waitReady(ctx context.Context, o Options) error {
 	limit := time.NewTimer(o.StartTimeout)
 	defer limit.Stop()
@@ -137,7 +143,7 @@ func (p *Process) waitReady(ctx context.Context, o Options) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("the function ended before it was ready: %w", p.Failure())
+			return fmt.Errorf("%w: %w", ErrEnded, p.Failure())
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-limit.C:
@@ -167,13 +173,19 @@ func (p *Process) Failure() error {
 	return fmt.Errorf("%s%s", how, p.tail.String())
 }
 
+// CloseInput asks the process to end, by closing its standard input.
+func (p *Process) CloseInput() { _ = p.stdin.Close() }
+
+// Terminate asks the process to end, by SIGTERM.
+func (p *Process) Terminate() { terminate(p.cmd) }
+
 // Stop asks the process to end, by closing its standard input and then by SIGTERM, and after grace kills its group. It returns when all
 // is gone.
 func (p *Process) Stop(grace time.Duration) {
 	p.once.Do(func() {
-		_ = p.stdin.Close()
+		p.CloseInput()
 		if grace > 0 {
-			terminate(p.cmd)
+			p.Terminate()
 			select {
 			case <-p.done:
 			case <-time.After(grace):

@@ -1,14 +1,18 @@
 package transform
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	spec "github.com/millrace/millrace/connectors/transform"
 	"github.com/millrace/millrace/internal/kafka"
@@ -92,6 +96,54 @@ func BenchmarkBurst(b *testing.B) {
 	}
 }
 
+// BenchmarkNeighbour is the rate of a pipeline that is offered 5,000 records a second, alone and beside pipelines whose functions flood, crash, hang and
+// take memory all the time.
+func BenchmarkNeighbour(b *testing.B) {
+	for _, beside := range []bool{false, true} {
+		b.Run(map[bool]string{false: "alone", true: "beside"}[beside], func(b *testing.B) {
+			good, _ := benchLine(b, "good", examples(b)["go"], map[string]string{})
+			defer good.end()
+			stop := make(chan struct{})
+			var g errgroup.Group
+			if beside {
+				for _, bad := range []struct{ evil, value string }{{"flood", "x"}, {"none", "die"}, {"none", "hang"}, {"none", "leak"}} {
+					l := good.run(testkit.UniqueName("bad"), bad.evil, map[string]string{spec.MemoryMax: "200"})
+					defer l.end()
+					g.Go(func() error {
+						for i := 0; ; i++ {
+							select {
+							case <-stop:
+								return nil
+							case <-time.After(20 * time.Millisecond):
+							}
+							if err := l.write(kafka.Message{Key: fmt.Append(nil, i), Value: []byte(bad.value)}); err != nil {
+								return err
+							}
+						}
+					})
+				}
+			}
+			var offered int
+			g.Go(func() (err error) {
+				offered, err = good.pace(100, stop)
+				return err
+			})
+			before := good.progress.Message().RecordsIn
+			for b.Loop() {
+				time.Sleep(5 * time.Second)
+			}
+			done := good.progress.Message().RecordsIn - before
+			close(stop)
+			if err := g.Wait(); err != nil {
+				b.Error(err)
+			}
+			// The sender has to share the processors, too.
+			b.ReportMetric(float64(offered)/b.Elapsed().Seconds(), "offered/s")
+			b.ReportMetric(float64(done)/b.Elapsed().Seconds(), "records/s")
+		})
+	}
+}
+
 // benchLine starts a pipeline and a consumer of its output.
 func benchLine(b *testing.B, language, command string, more map[string]string) (*line, *kafka.Consumer) {
 	b.Helper()
@@ -104,6 +156,10 @@ func benchLine(b *testing.B, language, command string, more map[string]string) (
 	}
 	more[spec.EnvPrefix+"PYTHONPATH"] = src
 	l := y.run(testkit.UniqueName(language), "none", more)
+	least, err := strconv.Atoi(cmp.Or(more[spec.InstancesMin], "1"))
+	if err != nil {
+		b.Fatal(err)
+	}
 	out, err := kafka.NewConsumer(b.Context(), y.kafka, kafka.ConsumerOptions{})
 	if err != nil {
 		b.Fatal(err)
@@ -115,7 +171,7 @@ func benchLine(b *testing.B, language, command string, more map[string]string) (
 	out.Assign(map[kafka.TopicPartition]int64{{Topic: l.name + "-out"}: 0})
 	l.send(kafka.Message{Key: []byte("k"), Value: []byte(order)})
 	l.poll(out, 1)
-	l.left(0)
+	l.left(least)
 	return l, out
 }
 

@@ -41,7 +41,8 @@ func newYard(t testing.TB) yard {
 
 func yardAt(t testing.TB, broker string) yard {
 	t.Helper()
-	y, err := yard{TB: t, kafka: kafka.Config{Brokers: []string{broker}}}, error(nil)
+	y := yard{TB: t, kafka: kafka.Config{Brokers: []string{broker}}}
+	var err error
 	if y.admin, err = kafka.NewAdmin(t.Context(), y.kafka); err != nil {
 		t.Fatal(err)
 	}
@@ -121,14 +122,36 @@ func (l *line) end() {
 // send writes records and returns when they are in the topic.
 func (l *line) send(msgs ...kafka.Message) {
 	l.Helper()
+	if err := l.write(msgs...); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// write is send for other goroutines than the test's.
+func (l *line) write(msgs ...kafka.Message) error {
 	for i := range msgs {
 		msgs[i].Topic, msgs[i].Partition = l.name, -1
 	}
 	if err := l.producer.Send(l.Context(), msgs); err != nil {
-		l.Fatal(err)
+		return err
 	}
-	if err := l.producer.Commit(l.Context()); err != nil {
-		l.Fatal(err)
+	return l.producer.Commit(l.Context())
+}
+
+// pace writes so many records every 20 ms until stop is closed, and returns how many.
+func (l *line) pace(records int, stop <-chan struct{}) (n int, err error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return n, nil
+		case <-tick.C:
+		}
+		if err := l.write(numbers(n, records, 17)...); err != nil {
+			return n, err
+		}
+		n += records
 	}
 }
 
@@ -212,26 +235,6 @@ func TestPoolOfProcesses(t *testing.T) {
 			t.Errorf("with %d at the least: %d cold starts, %d instances at the end", least, u.ColdStarts, u.Instances)
 		}
 		l.end()
-	}
-}
-
-// A function that takes more memory than it may is killed, which is told apart from a crash of its own. The record
-// that makes it do so ends in the dead letter queue with that reason, and all others pass.
-func TestMemoryLimit(t *testing.T) {
-	t.Parallel()
-	y := newYard(t)
-	l := y.run("leak", "none", map[string]string{spec.MemoryMax: "200"})
-	defer l.end()
-	msgs := numbers(0, 3, 3)
-	msgs[1].Value = []byte("leak")
-	l.send(msgs...)
-	l.await(3)
-	dead := l.read("leak-dead")
-	if len(dead) != 1 || !strings.Contains(header(dead[0], "exception.message"), "function.memory.max.mb is 200") {
-		t.Errorf("dead letters: %+v", dead)
-	}
-	if out := l.read("leak-out"); len(out) != 2 {
-		t.Errorf("%d records came out, want 2", len(out))
 	}
 }
 

@@ -41,6 +41,8 @@ func play(evil string) {
 		os.Exit(3)
 	case "silent":
 		time.Sleep(time.Hour)
+	case "slow start":
+		time.Sleep(time.Second)
 	case "garbage":
 		l, err := net.Listen("unix", strings.TrimPrefix(os.Getenv("MILLRACE_LISTEN"), "unix://"))
 		if err != nil {
@@ -89,8 +91,8 @@ func play(evil string) {
 					os.Exit(7)
 				}
 			case v == "leak":
-				for held := [][]byte{}; ; time.Sleep(10 * time.Millisecond) {
-					held = append(held, bytes.Repeat([]byte{1}, 10<<20))
+				for held := [][]byte{}; ; time.Sleep(20 * time.Millisecond) {
+					held = append(held, bytes.Repeat([]byte{1}, 40<<20))
 				}
 			case v == "hang":
 				time.Sleep(time.Hour)
@@ -109,7 +111,9 @@ func play(evil string) {
 			case evil == "flood":
 				fmt.Println(strings.Repeat("x", 10000))
 			}
-			seen++
+			if seen++; evil == "thousandth" && seen == 1000 {
+				os.Exit(7)
+			}
 			return []millrace.Record{r}, nil
 		},
 	})
