@@ -16,6 +16,8 @@ import (
 type Admin struct {
 	client sarama.Client
 	admin  sarama.ClusterAdmin
+	// turn is whose call it is. sarama's calls wait for each other on a mutex, which knows no context.
+	turn chan struct{}
 }
 
 // NewAdmin connects.
@@ -30,20 +32,27 @@ func NewAdmin(ctx context.Context, c Config) (*Admin, error) {
 		_ = client.Close()
 		return nil, fmt.Errorf("connect to Kafka at %v: %w", c.Brokers, classify(err))
 	}
-	return &Admin{client, admin}, nil
+	return &Admin{client, admin, make(chan struct{}, 1)}, nil
 }
 
 // Close ends the connections.
 func (a *Admin) Close() error { return a.admin.Close() }
 
-// within runs a call of sarama's, which takes no context, and gives up waiting when ctx ends.
-func within[T any](ctx context.Context, call func() (T, error)) (T, error) {
+// within runs a call of sarama's, which takes no context, when it is its turn, and gives up waiting when ctx ends.
+func within[T any](ctx context.Context, a *Admin, call func() (T, error)) (T, error) {
 	type result struct {
 		v   T
 		err error
 	}
+	select {
+	case a.turn <- struct{}{}:
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
 	done := make(chan result, 1)
 	go func() {
+		defer func() { <-a.turn }()
 		v, err := call()
 		done <- result{v, err}
 	}()
@@ -61,10 +70,10 @@ func within[T any](ctx context.Context, call func() (T, error)) (T, error) {
 const settling = 10 * time.Second
 
 // settled repeats a call that only reads for as long as it fails for a passing reason.
-func settled[T any](ctx context.Context, call func() (T, error)) (T, error) {
+func settled[T any](ctx context.Context, a *Admin, call func() (T, error)) (T, error) {
 	deadline := time.Now().Add(settling)
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		v, err := within(ctx, call)
+		v, err := within(ctx, a, call)
 		if err == nil || !errors.Is(err, ErrUnavailable) || time.Now().Add(wait).After(deadline) {
 			return v, err
 		}
@@ -98,7 +107,7 @@ func (a *Admin) EnsureTopic(ctx context.Context, topic string, c TopicConfig) er
 	for k, v := range c.Configs {
 		d.ConfigEntries[k] = &v
 	}
-	_, err := within(ctx, func() (struct{}, error) {
+	_, err := within(ctx, a, func() (struct{}, error) {
 		err := a.admin.CreateTopic(topic, d, false)
 		if te, ok := errors.AsType[*sarama.TopicError](err); ok {
 			if te.Err == sarama.ErrTopicAlreadyExists {
@@ -131,7 +140,7 @@ func (a *Admin) EnsureTopic(ctx context.Context, topic string, c TopicConfig) er
 
 // Partitions returns how many partitions a topic has, ErrUnknownTopic when it does not exist. It asks the brokers each time.
 func (a *Admin) Partitions(ctx context.Context, topic string) (int32, error) {
-	return within(ctx, func() (int32, error) {
+	return within(ctx, a, func() (int32, error) {
 		if err := a.client.RefreshMetadata(topic); err != nil {
 			return 0, err
 		}
@@ -150,13 +159,13 @@ func (a *Admin) Partitions(ctx context.Context, topic string) (int32, error) {
 
 // Topics returns the names of all topics, sorted.
 func (a *Admin) Topics(ctx context.Context) ([]string, error) {
-	topics, err := within(ctx, a.admin.ListTopics)
+	topics, err := within(ctx, a, a.admin.ListTopics)
 	return slices.Sorted(maps.Keys(topics)), err
 }
 
 // DeleteTopic deletes a topic; one that is not there is no error.
 func (a *Admin) DeleteTopic(ctx context.Context, topic string) error {
-	_, err := within(ctx, func() (struct{}, error) { return struct{}{}, a.admin.DeleteTopic(topic) })
+	_, err := within(ctx, a, func() (struct{}, error) { return struct{}{}, a.admin.DeleteTopic(topic) })
 	if errors.Is(err, ErrUnknownTopic) {
 		return nil
 	}
@@ -182,7 +191,7 @@ func (a *Admin) CommittedEnds(ctx context.Context, topic string) (map[TopicParti
 
 // offsets asks each leader once for all that it leads.
 func (a *Admin) offsets(ctx context.Context, topic string, at int64, level sarama.IsolationLevel) (map[TopicPartition]int64, error) {
-	return settled(ctx, func() (map[TopicPartition]int64, error) {
+	return settled(ctx, a, func() (map[TopicPartition]int64, error) {
 		list, err := a.client.Partitions(topic)
 		if err != nil {
 			return nil, err
@@ -232,7 +241,7 @@ func offsetsOf(b *sarama.Broker, topic string, parts []int32, at int64, level sa
 
 // TopicSettings returns a topic's configuration, defaults included.
 func (a *Admin) TopicSettings(ctx context.Context, topic string) (map[string]string, error) {
-	found, err := within(ctx, func() ([]*sarama.ConfigResourceResult, error) {
+	found, err := within(ctx, a, func() ([]*sarama.ConfigResourceResult, error) {
 		return a.admin.DescribeConfigs([]*sarama.ConfigResource{{Type: sarama.TopicResource, Name: topic}}, sarama.DescribeConfigsOptions{})
 	})
 	out := map[string]string{}
@@ -249,7 +258,7 @@ func (a *Admin) TopicSettings(ctx context.Context, topic string) (map[string]str
 
 // DeleteRecords deletes what partitions hold before an offset each.
 func (a *Admin) DeleteRecords(ctx context.Context, topic string, before map[int32]int64) error {
-	_, err := within(ctx, func() (struct{}, error) { return struct{}{}, a.admin.DeleteRecords(topic, before) })
+	_, err := within(ctx, a, func() (struct{}, error) { return struct{}{}, a.admin.DeleteRecords(topic, before) })
 	if err != nil {
 		return fmt.Errorf("delete records of topic %s: %w", topic, err)
 	}
@@ -276,7 +285,7 @@ func (a *Admin) GroupOffsets(ctx context.Context, group string) (map[TopicPartit
 }
 
 func (a *Admin) groupOffsets(ctx context.Context, group string) (map[TopicPartition]int64, bool, error) {
-	resp, err := within(ctx, func() (*sarama.OffsetFetchResponse, error) {
+	resp, err := within(ctx, a, func() (*sarama.OffsetFetchResponse, error) {
 		b, err := a.client.Coordinator(group)
 		if err != nil {
 			return nil, err
@@ -325,7 +334,7 @@ func (a *Admin) CommitGroupOffsets(ctx context.Context, group string, offsets ma
 		}
 		byTopic[tp.Topic][tp.Partition] = sarama.OffsetAndMetadata{Offset: o, LeaderEpoch: -1}
 	}
-	resp, err := within(ctx, func() (*sarama.OffsetCommitResponse, error) {
+	resp, err := within(ctx, a, func() (*sarama.OffsetCommitResponse, error) {
 		return a.admin.AlterConsumerGroupOffsets(group, byTopic, nil)
 	})
 	if err != nil {
@@ -343,7 +352,7 @@ func (a *Admin) CommitGroupOffsets(ctx context.Context, group string, offsets ma
 
 // DeleteGroupOffset forgets a group's offset of one partition; one that is not there is no error.
 func (a *Admin) DeleteGroupOffset(ctx context.Context, group string, tp TopicPartition) error {
-	_, err := within(ctx, func() (struct{}, error) {
+	_, err := within(ctx, a, func() (struct{}, error) {
 		return struct{}{}, a.admin.DeleteConsumerGroupOffset(group, tp.Topic, tp.Partition)
 	})
 	if err != nil && !strings.Contains(err.Error(), sarama.ErrGroupIDNotFound.Error()) {
@@ -354,7 +363,7 @@ func (a *Admin) DeleteGroupOffset(ctx context.Context, group string, tp TopicPar
 
 // DeleteGroup deletes a group with its offsets; one that is not there is no error.
 func (a *Admin) DeleteGroup(ctx context.Context, group string) error {
-	_, err := within(ctx, func() (struct{}, error) { return struct{}{}, a.admin.DeleteConsumerGroup(group) })
+	_, err := within(ctx, a, func() (struct{}, error) { return struct{}{}, a.admin.DeleteConsumerGroup(group) })
 	if err != nil && strings.Contains(err.Error(), sarama.ErrGroupIDNotFound.Error()) {
 		return nil
 	}
@@ -363,7 +372,7 @@ func (a *Admin) DeleteGroup(ctx context.Context, group string) error {
 
 // ClusterID returns the id that the brokers give their cluster; empty when they have none.
 func (a *Admin) ClusterID(ctx context.Context) (string, error) {
-	return within(ctx, func() (string, error) {
+	return within(ctx, a, func() (string, error) {
 		b := a.client.LeastLoadedBroker()
 		if b == nil {
 			return "", sarama.ErrOutOfBrokers

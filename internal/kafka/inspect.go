@@ -15,7 +15,7 @@ type Inspection struct {
 
 // Inspect reads what millrace doctor judges.
 func (a *Admin) Inspect(ctx context.Context) (Inspection, error) {
-	return within(ctx, func() (Inspection, error) {
+	return within(ctx, a, func() (Inspection, error) {
 		brokers, _, err := a.admin.DescribeCluster()
 		if err != nil {
 			return Inspection{}, err
