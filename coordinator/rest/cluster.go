@@ -18,6 +18,7 @@ func clusterRoutes() []route {
 	const at = api.Prefix + "/cluster"
 	return []route{
 		{method: get, path: at, handle: cluster, about: "Nodes of the cluster and what they run.", out: ok(api.Cluster{})},
+		{method: get, path: api.Prefix + "/condition", handle: condition, local: true, about: "This node's clock, its disk, and whether it reaches the REST of the others.", out: ok(api.Condition{})},
 		{method: del, path: at + "/nodes/{node}", handle: removeNode, about: "Remove a node that is gone or is to go.", out: none(http.StatusNoContent)},
 		{method: put, path: at + "/nodes/{node}/drain", handle: drain(true), about: "Move a worker's tasks to others and give it no more.", out: none(http.StatusAccepted)},
 		{method: put, path: at + "/nodes/{node}/undrain", handle: drain(false), about: "Let a worker take its share again.", out: none(http.StatusAccepted)},

@@ -55,6 +55,8 @@ type Options struct {
 	Logs   *logring.Ring
 	// Nodes returns where the other nodes answer REST (host:port).
 	Nodes func(ctx context.Context) ([]string, error)
+	// Data is the node's data directory.
+	Data string
 	// KafkaClusterID is the brokers' own id, as far as it is known.
 	KafkaClusterID func() string
 	// TLS, if set, makes REST https, here and on the nodes that requests are passed on to. ClientAuth says what clients must show.

@@ -76,3 +76,33 @@ func (c *Client) Restore(ctx context.Context, b *Backup, force bool) (out *Resto
 	err = c.Do(ctx, http.MethodPost, clusterPath+"/restore?force="+strconv.FormatBool(force), b, &out)
 	return out, err
 }
+
+// Condition answers GET /millrace/v1/condition.
+type Condition struct {
+	AtUnixMS int64 `json:"at_unix_ms"`
+	// Disk is that of the data directory.
+	Disk Disk `json:"disk"`
+	// Peers are the other nodes, seen from this one.
+	Peers []Peer `json:"peers"`
+}
+
+// Disk is the state of a file system.
+type Disk struct {
+	FreeBytes  int64 `json:"free_bytes"`
+	TotalBytes int64 `json:"total_bytes"`
+	// SyncMS is how long a small write takes to be on disk, the best of some.
+	SyncMS int64  `json:"sync_ms"`
+	Error  string `json:"error,omitempty"`
+}
+
+// Peer is another node: where it answers REST, and why it can't be reached.
+type Peer struct {
+	REST  string `json:"rest_addr"`
+	Error string `json:"error,omitempty"`
+}
+
+// Condition returns what the node itself tells of its state.
+func (c *Client) Condition(ctx context.Context) (out *Condition, err error) {
+	err = c.Do(ctx, http.MethodGet, Prefix+"/condition", nil, &out)
+	return out, err
+}

@@ -34,21 +34,26 @@ const doctorExit = "Exits with 0 when nothing is wrong, 1 with warnings only, an
 
 func newDoctorCommand(c *client) *cobra.Command {
 	var brokers []string
+	var trial bool
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Find what is wrong with the cluster and its brokers, and say the fix", Args: cobra.NoArgs,
-		Long: "Look at the node at --url, the cluster's quorum and workers, and the Kafka brokers, which are reached from here. " + doctorExit,
+		Long: "Look at the cluster's quorum and workers, at each node's clock, disk and way to the others, and at the Kafka brokers, which are reached from here. " + doctorExit,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
 			defer cancel()
 			cmd.SetContext(ctx)
 			list, cluster := c.examineCluster(ctx)
-			if len(brokers) > 0 || cluster != nil && !cluster.EmbeddedBroker {
-				list = append(list, c.examineBrokers(cmd, brokers)...)
+			if cluster != nil {
+				list = append(list, c.examineNodes(ctx, cluster)...)
+			}
+			if len(brokers) > 0 || cluster != nil && (!cluster.EmbeddedBroker || trial) {
+				list = append(list, c.examineBrokers(cmd, brokers, trial)...)
 			}
 			return c.report(cmd, list)
 		},
 	}
 	cmd.Flags().StringSliceVar(&brokers, "brokers", nil, "Kafka brokers. Empty: the cluster's.")
+	cmd.Flags().BoolVar(&trial, "trial", false, "Also write a transaction, into a topic that is deleted afterwards.")
 	addFlags(cmd.Flags(), config.KafkaClient())
 	cmd.AddCommand(doctorSource(c))
 	return cmd
@@ -95,17 +100,22 @@ func (c *client) examineCluster(ctx context.Context) (list []finding, k *api.Clu
 	return list, k
 }
 
-func (c *client) examineBrokers(cmd *cobra.Command, brokers []string) []finding {
-	_, a, err := c.kafka(cmd, brokers)
+func (c *client) examineBrokers(cmd *cobra.Command, brokers []string, trial bool) (list []finding) {
+	k, a, err := c.kafka(cmd, brokers)
 	if err != nil {
 		return []finding{{severe, "brokers", err.Error(), "Check the addresses, their advertised.listeners, and the kafka-… settings of TLS and login."}}
 	}
 	defer a.Close()
+	if trial {
+		if err := tryTransaction(cmd.Context(), k, a); err != nil {
+			list = append(list, finding{severe, "brokers", fmt.Sprintf("A transaction does not work: %v", err), "Allow the user to create and write topics and to use transactional ids; the brokers' log says the rest."})
+		}
+	}
 	in, err := a.Inspect(cmd.Context())
 	if err != nil {
-		return []finding{{minor, "brokers", fmt.Sprintf("Their settings can't be read: %v", err), "Allow the user DescribeConfigs on the cluster."}}
+		return append(list, finding{minor, "brokers", fmt.Sprintf("Their settings can't be read: %v", err), "Allow the user DescribeConfigs on the cluster."})
 	}
-	return judgeBrokers(in)
+	return append(list, judgeBrokers(in)...)
 }
 
 // judgeBrokers looks for settings that exactly-once does not go with.

@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/millrace/millrace/internal/api"
 	"github.com/millrace/millrace/internal/kafka"
 )
 
@@ -27,6 +30,36 @@ func TestJudgeBrokers(t *testing.T) {
 				t.Errorf("%s: no fix for %s", name, f.Message)
 			}
 			got = append(got, f.Severity+" "+strings.Fields(f.Message)[0])
+		}
+		if text := strings.Join(got, ";"); text != x.want {
+			t.Errorf("%s: %s, want %s", name, text, x.want)
+		}
+	}
+}
+
+func TestJudgeNodes(t *testing.T) {
+	t.Parallel()
+	node := func(id string, ahead time.Duration, d api.Disk, peers ...api.Peer) examined {
+		return examined{id: id, ahead: ahead, told: &api.Condition{Disk: d, Peers: peers}}
+	}
+	good := api.Disk{FreeBytes: 50 << 30, SyncMS: 4}
+	for name, x := range map[string]struct {
+		nodes []examined
+		want  string // severities and parts
+	}{
+		"good":      {[]examined{node("a", time.Second, good, api.Peer{REST: "b:1"}), node("b", 0, good)}, ""},
+		"low, slow": {[]examined{node("a", 0, api.Disk{FreeBytes: 500 << 20, SyncMS: 900})}, "warning node a;warning node a"},
+		"full":      {[]examined{node("a", 0, api.Disk{FreeBytes: 5 << 20})}, "error node a"},
+		"read-only": {[]examined{node("a", 0, api.Disk{Error: "read-only file system"})}, "error node a"},
+		"clocks":    {[]examined{node("a", -time.Second, good), node("b", 0, good), node("c", 90*time.Second, good)}, "warning clocks"},
+		"cut off":   {[]examined{node("a", 0, good, api.Peer{REST: "b:1", Error: "timeout"}), {id: "b", err: errors.New("timeout")}}, "error node a;warning node b"},
+	} {
+		var got []string
+		for _, f := range judgeNodes(x.nodes) {
+			if f.Fix == "" {
+				t.Errorf("%s: no fix for %s", name, f.Message)
+			}
+			got = append(got, f.Severity+" "+f.Part)
 		}
 		if text := strings.Join(got, ";"); text != x.want {
 			t.Errorf("%s: %s, want %s", name, text, x.want)

@@ -158,7 +158,7 @@ func runNode(ctx context.Context, v configdef.Values) error {
 	server := rest.New(n.listener, rest.Options{
 		Version: Version, Commit: Commit, Herder: n.herder, Ready: n.ready, Metrics: n.metrics, Leader: n.leader, Fault: n.fault, KafkaClusterID: n.clusterID,
 		TLS: n.tls.rest, ClientAuth: clientAuth(v), Logger: n.log.With("component", "rest"),
-		Levels: n.levels, NodeID: n.id, Logs: n.logs, Nodes: n.others,
+		Levels: n.levels, NodeID: n.id, Logs: n.logs, Nodes: n.others, Data: v.String(config.NodeData),
 		Logins: n.tls.logins, CORS: rest.CORS{Origins: v.List(config.AllowOrigin), Methods: v.List(config.AllowMethods)},
 	})
 	n.log.Info("node starts", "version", Version, "rest", n.listener.Addr().String(), "roles", v.List(config.NodeRoles), "brokers", n.kafka.Brokers)

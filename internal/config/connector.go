@@ -58,6 +58,7 @@ const (
 	LedgerTopic         = "ledger.topic"
 	AuditInterval       = "ledger.audit.interval.ms"
 	AuditRate           = "ledger.audit.bytes.per.second"
+	Unfinished          = "migrate.unfinished"
 )
 
 func controlFree(v string) error {
@@ -108,6 +109,10 @@ func common() []configdef.Key {
 		{
 			Name: "tasks.max.enforce", Type: configdef.Boolean, Default: "true", Importance: configdef.Low, Group: "Common", Hidden: true,
 			Doc: "Accepted for existing configs. The limit always holds.",
+		},
+		{
+			Name: Unfinished, Type: configdef.String, Default: "", Importance: configdef.Low, Group: "Common", Hidden: true,
+			Doc: "Written by millrace migrate while a move is not finished: its direction, and the state to bring the connector into.",
 		},
 		{
 			Name: PlacementLabels, Type: configdef.List, Default: "", Check: labels, Importance: configdef.Low, Group: "Common", Example: "zone=a,disk=ssd",

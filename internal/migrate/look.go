@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/millrace/millrace/connectors"
 	"github.com/millrace/millrace/internal/api"
@@ -20,6 +21,8 @@ type Migration struct {
 	// Set and Drop change configs on the way: keys with their new values, and keys to leave out.
 	Set  map[string]string
 	Drop []string
+	// Patience is how long to try again where one of the two does not answer. 0: 30 s.
+	Patience time.Duration
 }
 
 // What becomes of a key.
@@ -53,6 +56,8 @@ type Report struct {
 	Keys  []Key    `json:"keys"`
 
 	config map[string]string // as it would be here
+	// begun is the state that an earlier Apply meant to bring it into here, which did not end; empty: there was none.
+	begun string
 }
 
 // Look compares connectors there with what this cluster takes. No names: all.
@@ -118,11 +123,9 @@ func (m *Migration) look(ctx context.Context, e api.Expanded) (*Report, error) {
 		return nil, fmt.Errorf("offsets of %s on Kafka Connect: %w", r.Name, err)
 	default:
 		r.Offsets = len(offsets.Offsets)
-		r.Notes = append(r.Notes, unfinished(offsets.Offsets)...)
+		r.Notes = append(r.Notes, cutShort(offsets.Offsets)...)
 	}
-	if _, err := m.Here.Get(ctx, r.Name); err == nil {
-		r.Blockers = append(r.Blockers, "this cluster has a connector of that name already")
-	} else if fault.KindOf(err) != fault.NotFound {
+	if err := m.present(ctx, r); err != nil {
 		return nil, err
 	}
 	plugin, known := connectors.Lookup(r.Class)
@@ -137,6 +140,35 @@ func (m *Migration) look(ctx context.Context, e api.Expanded) (*Report, error) {
 	r.keys(given, plugin, infos)
 	r.converters(plugin)
 	return r, nil
+}
+
+// present looks for a connector of that name here, which may be what an earlier move has left.
+func (m *Migration) present(ctx context.Context, r *Report) error {
+	is, err := m.Here.Get(ctx, r.Name)
+	if fault.KindOf(err) == fault.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	status, err := m.Here.Status(ctx, r.Name)
+	if err != nil {
+		return err
+	}
+	switch direction, state := unfinished(is.Config); {
+	case direction == toHere && status.Connector.State != "STOPPED":
+		r.Blockers = append(r.Blockers, "an earlier --apply did not end, and it was started here since: hand it back with --back, or take "+config.Unfinished+" out of its config")
+	case direction == toHere:
+		r.begun = state
+		r.Notes = append(r.Notes, "an earlier --apply did not end: --apply goes on with it, --back takes it back")
+	case direction == toThere:
+		r.Blockers = append(r.Blockers, "an earlier --back did not end: run --back again")
+	case r.State == "STOPPED":
+		r.Blockers = append(r.Blockers, "this cluster has a connector of that name already, and at Kafka Connect it is stopped: if it was moved and does not run, start it here with millrace connector resume")
+	default:
+		r.Blockers = append(r.Blockers, "this cluster has a connector of that name already: delete or rename one of the two")
+	}
+	return nil
 }
 
 // changed is the config as it would be here.

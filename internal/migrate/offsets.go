@@ -7,8 +7,8 @@ import (
 	"github.com/millrace/millrace/internal/fault"
 )
 
-// unfinished says what a Debezium connector had begun and can't go on with here.
-func unfinished(offsets []api.Offset) []string {
+// cutShort says what a Debezium connector had begun and can't go on with here.
+func cutShort(offsets []api.Offset) []string {
 	var out []string
 	for _, o := range offsets {
 		if o.Offset["snapshot"] != nil && o.Offset["snapshot_completed"] != true {

@@ -87,10 +87,10 @@ func (m *Migration) Shadow(ctx context.Context, name string, o ShadowOptions) (o
 			o.Say(name, "its shadow and the private topics are deleted")
 		}()
 	}
-	if err := takeOver(ctx, m.Here, s.own, []api.Offset{{Partition: s.partition(reports[0]), Offset: out.From}}); err != nil {
+	if err := m.takeOver(ctx, m.Here, s.own, []api.Offset{{Partition: s.partition(reports[0]), Offset: out.From}}); err != nil {
 		return nil, fmt.Errorf("write the offset of %s: %w", s.own, err)
 	}
-	if err := restore(ctx, m.Here, s.own, "RUNNING"); err != nil {
+	if err := m.restore(ctx, m.Here, s.own, "RUNNING"); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.own, err)
 	}
 	o.Say(name, "runs here as "+s.own+", into topics that begin with "+s.prefix)
@@ -161,7 +161,7 @@ func (s *shadow) config(given map[string]string) map[string]string {
 // RemoveShadow deletes a connector's shadow, its offsets and its topics. What is not there is no error.
 func (m *Migration) RemoveShadow(ctx context.Context, name string, a *kafka.Admin) error {
 	own, prefix := shadowName(name)
-	err := stopped(ctx, m.Here, own)
+	err := m.stopped(ctx, m.Here, own)
 	if err == nil {
 		_, err = m.Here.ResetOffsets(ctx, own)
 	}

@@ -171,11 +171,14 @@ func TestDoctor(t *testing.T) {
 	}
 	f, c := nodes(t, 1, "--brokers", testkit.Kafka(t), "--offsets-topic", testkit.UniqueName("offsets"))
 	testkit.Eventually(t, 20*time.Second, "nothing is wrong with the node", func() error {
-		if code, text := run("--url", c.Client.URL); strings.Contains(text, "error:") || strings.Contains(text, "node") || code > 1 {
+		if code, text := run("--url", c.Client.URL, "--trial"); strings.Contains(text, "error:") || strings.Contains(text, "node") || code > 1 {
 			return fmt.Errorf("exit code %d\n%s", code, text)
 		}
 		return nil
 	})
+	if told, err := c.Condition(t.Context()); err != nil || told.Disk.FreeBytes <= 0 || told.Disk.TotalBytes < told.Disk.FreeBytes || time.Since(time.UnixMilli(told.AtUnixMS)) > time.Minute {
+		t.Errorf("what the node tells: %+v, %v", told, err)
+	}
 	f.Nodes[0].Kill()
 	if code, _ := run("--url", c.Client.URL); code != 5 {
 		t.Errorf("killed node: exit code %d", code)

@@ -47,7 +47,7 @@ func migrateWhileWriting(t *testing.T, url, kind string) {
 		"key.converter.schemas.enable": "false", "value.converter.schemas.enable": "false",
 	})
 	connector := "diff-" + name
-	w := writeOn(func(n int) error { return writeAll(ctx, db, n) })
+	w := writeOn(20*time.Millisecond, func(n int) error { return writeAll(ctx, db, n) })
 	reached := func(when string) {
 		t.Helper()
 		reach := w.count() + 5
@@ -104,10 +104,10 @@ type writer struct {
 	counted chan int
 }
 
-func writeOn(transaction func(n int) error) *writer {
+func writeOn(every time.Duration, transaction func(n int) error) *writer {
 	w := &writer{done: make(chan struct{}), ended: make(chan error, 1), counted: make(chan int)}
 	go func() {
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for n := 0; ; {
 			select {

@@ -55,7 +55,7 @@ func shadowWhileWriting(t *testing.T, url, kind string) {
 		"key.converter.schemas.enable": "false",
 	})
 	connector, topic := "diff-"+name, theirs.prefix+"."+name+".orders"
-	w := writeOn(func(n int) error { return changeOrders(ctx, db, n) })
+	w := writeOn(50*time.Millisecond, func(n int) error { return changeOrders(ctx, db, n) })
 	there := api.NewClient(url)
 	testkit.Eventually(t, time.Minute, "changes by Debezium", func() error {
 		if n := len(theirs.fetch(ctx, t)[topic]); n < 5 {
