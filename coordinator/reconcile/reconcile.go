@@ -205,7 +205,7 @@ func (l *Loop) assign(ctx context.Context, now facts) (bool, error) {
 		}
 		changes = append(changes, a)
 	}
-	l.joined(budget)
+	l.joined(budget, workers)
 	if len(changes) == 0 {
 		if !held {
 			l.placed.Store(&now)
