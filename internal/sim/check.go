@@ -220,7 +220,7 @@ func (r *run) configOf(name, note string) map[string]string {
 	}
 	return map[string]string{
 		config.RestartMoveAfter: moveAfter,
-		config.Name: name, config.ConnectorClass: class, config.TasksMax: strconv.Itoa(tasksOf(name)), config.CreationPartitions: "2",
+		config.Name:             name, config.ConnectorClass: class, config.TasksMax: strconv.Itoa(tasksOf(name)), config.CreationPartitions: "2",
 		config.RestartBackoff: "200", config.RestartBackoffMax: "2000", "sim.note": note,
 	}
 }
