@@ -14,13 +14,13 @@ import (
 )
 
 var (
-	seeds   = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0: a few, and no mutants")
+	seeds   = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0: a few")
 	first   = flag.Uint64("sim.seed", 1, "the first of them")
 	verbose = flag.Bool("sim.log", false, "show what the nodes log")
 )
 
-// battery is how many seeds an ordinary test run takes: half a minute with the race detector.
-const battery = 8
+// battery is how many seeds an ordinary test run takes: some 20 s with the race detector.
+const battery = 5
 
 // one runs a seed in a bubble.
 func one(t *testing.T, seed uint64, f runner.Faults) (r *Report) {
@@ -71,8 +71,8 @@ func TestSeeds(t *testing.T) {
 
 // The checks see what they are for: a worker that is broken on purpose is caught. Without this a check that looks at nothing would pass too.
 func TestMutants(t *testing.T) {
-	if *seeds == 0 {
-		t.Skip("takes minutes; make sim runs it")
+	if testing.Short() {
+		t.Skip("takes half a minute with the race detector")
 	}
 	const within = 200
 	for name, m := range map[string]struct {
