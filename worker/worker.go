@@ -267,7 +267,7 @@ func (w *Worker) manage(ctx context.Context) {
 		switch {
 		case r == nil && a != nil && ctx.Err() == nil:
 			units[k] = w.start(ctx, k, a, ended)
-		case r != nil && (a == nil || a.Epoch != r.a.Epoch):
+		case r != nil && (a == nil || a.Epoch != r.a.Epoch && !w.opts.Faults.StaleEpoch):
 			r.stop() // the same unit under a newer epoch starts when this one has ended
 		case r != nil:
 			r.update(a)

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"time"
 
+	"github.com/millrace/millrace/coordinator/assign"
 	"github.com/millrace/millrace/coordinator/state"
 	clusterv1 "github.com/millrace/millrace/proto/cluster/v1"
 )
@@ -66,14 +67,15 @@ func (b *budget) take(u state.UnitID) bool {
 	return true
 }
 
-// joined ends the joining of workers when nothing moves any more: they have their share.
-func (l *Loop) joined(b *budget) {
-	if b.waits || len(l.moves.since) > 0 || !l.settled() {
+// joined ends the joining of workers when nothing moves any more: they have their share. Of those only that the plan knew: one that has said hello
+// since has had none.
+func (l *Loop) joined(b *budget, planned []assign.Worker) {
+	if b.waits || len(l.moves.since) > 0 {
 		return
 	}
-	for _, w := range l.Sessions.Workers() {
+	for _, w := range planned {
 		if w.Joining {
-			l.Sessions.Joined(w.Node.Id)
+			l.Sessions.Joined(w.ID)
 		}
 	}
 }

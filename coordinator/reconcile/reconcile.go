@@ -201,11 +201,14 @@ func (l *Loop) assign(ctx context.Context, now facts) (bool, error) {
 			a.Worker = "" // taken back first; given away when the old worker has let go
 		case to != "" && l.Sessions.HeldElsewhere(u, to):
 			held = true
-			continue // I1: a live worker has not let go yet
+			l.Sessions.Join(to) // should another plan give the unit away meanwhile, it gets a share all the same
+			continue            // I1: a live worker has not let go yet
 		}
 		changes = append(changes, a)
 	}
-	l.joined(budget)
+	if !held {
+		l.joined(budget, workers)
+	}
 	if len(changes) == 0 {
 		if !held {
 			l.placed.Store(&now)

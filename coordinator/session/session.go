@@ -164,7 +164,11 @@ func (r *Registry) Heartbeat(id, boot string, h *clusterv1.Heartbeat) bool {
 	if w == nil || w.boot != boot || !r.leading {
 		return false
 	}
-	w.seen = time.Now()
+	now := time.Now()
+	if now.Sub(w.seen) >= r.timing.Lease+r.timing.Margin {
+		w.young = now.Add(joinTime) // as in Hello
+	}
+	w.seen = now
 	news := false
 	for _, s := range h.Statuses {
 		news = r.take(w, s) || news

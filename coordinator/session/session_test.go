@@ -151,6 +151,12 @@ func TestJoinsAfterLostLease(t *testing.T) {
 				t.Errorf("away for %v: joining %v, want %v", step.away, got, step.want)
 			}
 		}
+		r.Joined("w")
+		time.Sleep(timing.Lease + timing.Margin)
+		r.Heartbeat("w", "b", &clusterv1.Heartbeat{}) // its session has outlasted a partition
+		if r.Hello(old); !r.Workers()[0].Joining {
+			t.Error("a heartbeat after the lease and before the hello has hidden that the lease was over")
+		}
 	})
 }
 
@@ -207,5 +213,20 @@ func TestStrays(t *testing.T) {
 	}
 	if free(7); r.HeldElsewhere(u, "n2") || len(r.Strays("n1", "b", none)) != 0 {
 		t.Error("the unit is held though the worker has said that it does not run it")
+	}
+}
+
+// What a worker is sent is held for it, though its hello, which was sent before, does not name it.
+func TestHoldAll(t *testing.T) {
+	r := New(DefaultTiming(), func() {})
+	r.Lead()
+	u := state.UnitID{Connector: "c", Task: 1}
+	r.Hello(hello("w1", "b1"))
+	set := &clusterv1.Assignments{Assignments: []*clusterv1.Assignment{{Unit: &clusterv1.Unit{Connector: "c", Task: 1}, Epoch: 7}}}
+	if r.HoldAll("w1", "older", set); r.HeldElsewhere(u, "w2") {
+		t.Error("held for a process that is gone")
+	}
+	if r.HoldAll("w1", "b1", set); !r.HeldElsewhere(u, "w2") {
+		t.Error("sent, but not held")
 	}
 }

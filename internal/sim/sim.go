@@ -92,7 +92,11 @@ func Run(ctx context.Context, o Options) *Report {
 	for _, n := range r.nodes {
 		p := n.process
 		n.kill(false)
-		<-p.done
+		select {
+		case <-p.done:
+		case <-time.After(calm):
+			r.history.violate("%s has not ended %v after it was told to", n.name, calm)
+		}
 	}
 	broker.Close()
 	report.Violations, report.Notes, report.Acts = r.history.broken, r.history.notes, r.history.acts

@@ -97,6 +97,9 @@ func (s *source) Open(ctx context.Context, tc connectors.SourceContext) error {
 	if c := s.p.run.confirmed(s.unit); s.next < c && !s.p.dead() {
 		s.p.run.history.violate("I2: %v was told that all before %d is durable, and goes on at %d", s.unit, c, s.next)
 	}
+	if !s.p.dead() {
+		s.p.run.confirm(s.unit, s.next) // the answer to its commit may have been lost
+	}
 	return s.act(ctx, fmt.Sprintf("goes on at %d", s.next))
 }
 

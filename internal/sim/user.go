@@ -56,7 +56,7 @@ func (u user) meddle(ctx context.Context, l *coordinator.Coordinator) {
 		_, err = h.Restart(ctx, name, true, false)
 	case 1:
 		what = "changes " + name
-		_, _, err = h.Put(ctx, name, configOf(name, strconv.Itoa(u.rng.Int())))
+		_, _, err = h.Put(ctx, name, u.r.configOf(name, strconv.Itoa(u.rng.Int())))
 	case 2:
 		what = "pauses " + name
 		err = u.target(ctx, l, name, commandv1.TargetState_TARGET_STATE_PAUSED)
@@ -74,7 +74,7 @@ func (u user) meddle(ctx context.Context, l *coordinator.Coordinator) {
 }
 
 func (u user) create(ctx context.Context, l *coordinator.Coordinator, name string) error {
-	_, err := herder.New(l, herder.Kafka{}).Create(ctx, name, configOf(name, ""), "")
+	_, err := herder.New(l, herder.Kafka{}).Create(ctx, name, u.r.configOf(name, ""), "")
 	return err
 }
 

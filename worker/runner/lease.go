@@ -25,6 +25,8 @@ type Faults struct {
 	ClockRate float64
 	// Lawless: the worker goes on when its lease is over.
 	Lawless bool
+	// StaleEpoch: the worker goes on under the epoch that it has when it is given a newer one.
+	StaleEpoch bool
 	// OffsetFirst: the source offset is committed before its records.
 	OffsetFirst bool
 }
