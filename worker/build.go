@@ -33,7 +33,7 @@ import (
 // task returns what runs one task: config resolved and parsed anew at each attempt, so that a secret that was mended is seen.
 func (w *Worker) task(k unitKey, a *clusterv1.Assignment, u *runner.Unit, signals *runner.Signals) runner.Attempt {
 	d := runner.Deps{
-		Lease: w.lease, Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
+		Lease: w.lease.Hold(), Gate: u.Gate, Progress: u.Progress, Signals: signals, Logger: u.Logger,
 		Connector: k.connector, Task: int(k.task), Tasks: int(a.TaskCount), Epoch: a.Epoch, OffsetsTopic: w.opts.OffsetsTopic,
 		Offsets: w.offsets, Admins: &w.offsets.Admins, Turns: w.turns, Voids: a.VoidOffsets, Faults: w.opts.Faults,
 	}

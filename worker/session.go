@@ -35,7 +35,10 @@ func (w *Worker) sessions(ctx context.Context) {
 	}
 }
 
-var errLeft = errors.New("left the cluster")
+var (
+	errLeft   = errors.New("left the cluster")
+	errLapsed = errors.New("the lease ran out: a new hello is due")
+)
 
 // session is one session with one coordinator. It returns when the stream ends, or nothing was answered for too long.
 func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
@@ -48,6 +51,9 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 	if err != nil {
 		return err
 	}
+	// I1: what runs under a lease that is over is stopped before another one is asked for.
+	w.noticeLapse()
+	term := w.lease.Term()
 	hello := &clusterv1.Hello{
 		Node: w.opts.Node, BootId: w.opts.BootID, UpMs: time.Since(w.born).Milliseconds(), OldestProtocol: clusterv1.OldestProtocol,
 	}
@@ -70,13 +76,15 @@ func (w *Worker) session(ctx context.Context, c clusterv1.ClusterClient) error {
 	w.setLeader(welcome)
 	w.client.Learn(welcome.Info)
 	s := &live{
-		w: w, stream: stream, hello: sent, lease: time.Duration(welcome.LeaseMs) * time.Millisecond,
+		w: w, stream: stream, hello: sent, term: term, lease: time.Duration(welcome.LeaseMs) * time.Millisecond,
 		interval: time.Duration(welcome.HeartbeatIntervalMs) * time.Millisecond, beats: make(chan beat, 64), answered: make(chan struct{}, 1), cancel: cancel,
 	}
 	w.watched.sessions.Add(1)
 	defer w.watched.synced.Store(false)
 	// I1: the lease is counted from when the hello was sent, not from when it was answered.
-	w.lease.Extend(sent, s.lease)
+	if !w.lease.Extend(term, sent, s.lease) {
+		return errLapsed
+	}
 	w.opts.Logger.Info("session with the leader", "leader", welcome.Info.GetLeaderId(), "lease", s.lease)
 	g, run := errgroup.WithContext(ctx)
 	g.Go(func() error { defer cancel(); return s.receive(run) })
@@ -106,6 +114,7 @@ type live struct {
 	w        *Worker
 	stream   clusterv1.Cluster_SessionClient
 	hello    time.Time
+	term     int64 // of the lease
 	lease    time.Duration
 	interval time.Duration
 	beats    chan beat     // sent and not yet answered
@@ -129,7 +138,9 @@ func (s *live) receive(ctx context.Context) error {
 				if b.seq < k.Ack.Seq {
 					continue // answered by a later one
 				}
-				s.w.lease.Extend(b.sent, s.lease)
+				if !s.w.lease.Extend(s.term, b.sent, s.lease) {
+					return errLapsed
+				}
 				s.w.status.confirm(b.version)
 				break
 			}
@@ -181,7 +192,7 @@ func (s *live) beat(ctx context.Context) error {
 			return errLeft
 		}
 		if at := s.w.lapsed.Load(); at != nil && at.After(s.hello) {
-			return errors.New("the lease ran out: a new hello is due")
+			return errLapsed
 		}
 		// A leader that has not answered for most of a lease may be gone without its connection having noticed.
 		if s.w.lease.Left() < s.lease/4 {

@@ -170,21 +170,8 @@ func (w *Worker) leave(ctx context.Context) {
 
 // watchLease stops everything when the lease runs out.
 func (w *Worker) watchLease(ctx context.Context) {
-	valid := false
 	for {
-		now := w.lease.Valid()
-		if valid && !now {
-			w.opts.Logger.Warn("lease ran out: stopping all tasks", "held", len(w.holding()))
-			at := time.Now()
-			w.lapsed.Store(&at)
-			w.watched.lost.Add(1)
-			select {
-			case <-w.lost:
-			default:
-			}
-			w.lost <- at
-		}
-		valid = now
+		w.noticeLapse()
 		wait := 20 * time.Millisecond
 		if left := w.lease.Left(); left > 0 {
 			wait = min(left+time.Millisecond, 100*time.Millisecond)
@@ -195,6 +182,24 @@ func (w *Worker) watchLease(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// noticeLapse stops everything if the lease has run out since it was last called.
+func (w *Worker) noticeLapse() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.lease.Lapsed() {
+		return
+	}
+	w.opts.Logger.Warn("lease ran out: stopping all tasks", "held", len(w.held))
+	at := time.Now()
+	w.lapsed.Store(&at)
+	w.watched.lost.Add(1)
+	select {
+	case <-w.lost:
+	default:
+	}
+	w.lost <- at // has room for it: only this sends, and mu is held
 }
 
 // signal hands a signal to a task that runs here and reports the answer with the next heartbeat.

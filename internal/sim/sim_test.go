@@ -14,10 +14,13 @@ import (
 )
 
 var (
-	seeds   = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0: the simulation does not run")
+	seeds   = flag.Int("sim.seeds", 0, "how many seeds TestSeeds runs; 0: a few")
 	first   = flag.Uint64("sim.seed", 1, "the first of them")
 	verbose = flag.Bool("sim.log", false, "show what the nodes log")
 )
+
+// battery is how many seeds an ordinary test run takes: some 20 s with the race detector.
+const battery = 5
 
 // one runs a seed in a bubble.
 func one(t *testing.T, seed uint64, f runner.Faults) (r *Report) {
@@ -37,23 +40,21 @@ func story(r *Report) string {
 	return fmt.Sprintf("%s\n\n%s", strings.Join(r.Violations, "\n"), strings.Join(r.Notes, "\n"))
 }
 
-// asked skips unless the simulation is asked for. Since tasks share an admin client two of its calls can be under way at once, and sarama has the second
-// one wait for a mutex: a bubble's time stands still then, and the test would not end.
-func asked(t *testing.T) {
-	t.Helper()
-	if *seeds == 0 {
-		t.Skip("the simulation runs when asked to, with make sim: its time stands still when two calls of a shared Kafka client overlap")
-	}
-}
-
 // Whatever fails in the network, on disks and of processes: the promises hold, and the cluster is well again when all is mended.
 func TestSeeds(t *testing.T) {
-	asked(t)
+	n := *seeds
+	switch {
+	case n > 0:
+	case testing.Short():
+		n = 1
+	default:
+		n = battery
+	}
 	began := time.Now()
 	faults := map[string]int{}
 	var slowest time.Duration
 	records := 0
-	for i := range *seeds {
+	for i := range n {
 		seed := *first + uint64(i)
 		r := one(t, seed, runner.Faults{})
 		for k, n := range r.Faults {
@@ -65,12 +66,14 @@ func TestSeeds(t *testing.T) {
 			t.Errorf("seed %d; run it again with: go test ./internal/sim -run TestSeeds -sim.seed %d -sim.seeds 20\n%s", seed, seed, story(r))
 		}
 	}
-	t.Logf("%d seeds in %v, %d records, faults %v, slowest recovery %v", *seeds, time.Since(began).Round(time.Millisecond), records, faults, slowest)
+	t.Logf("%d seeds in %v, %d records, faults %v, slowest recovery %v", n, time.Since(began).Round(time.Millisecond), records, faults, slowest)
 }
 
 // The checks see what they are for: a worker that is broken on purpose is caught. Without this a check that looks at nothing would pass too.
 func TestMutants(t *testing.T) {
-	asked(t)
+	if testing.Short() {
+		t.Skip("takes half a minute with the race detector")
+	}
 	const within = 200
 	for name, m := range map[string]struct {
 		faults runner.Faults

@@ -93,7 +93,7 @@ type Deps struct {
 	Offsets  *kafka.OffsetReader
 	Admins   *kafka.Admins
 	Turns    *Turns
-	Lease    *Lease
+	Lease    *Held
 	Gate     *Gate
 	Progress *Progress
 	Signals  *Signals

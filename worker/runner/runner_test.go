@@ -19,21 +19,52 @@ import (
 func TestLease(t *testing.T) {
 	t.Parallel()
 	l := NewLease(Faults{})
-	if l.Valid() {
-		t.Error("valid without a grant")
+	if l.Valid() || l.Lapsed() || !errors.Is(l.Hold().Check(), ErrLeaseLost) {
+		t.Error("valid or over without a grant")
 	}
-	l.Extend(time.Now().Add(-time.Second), 900*time.Millisecond)
-	if l.Valid() {
-		t.Error("counted from the answer, not from the sending")
-	}
-	l.Extend(time.Now(), time.Hour)
-	l.Extend(time.Now(), time.Millisecond)
+	l.Extend(l.Term(), time.Now(), time.Hour)
+	l.Extend(l.Term(), time.Now(), time.Millisecond)
 	if l.Left() < 59*time.Minute {
 		t.Error("a late answer made it shorter")
 	}
-	if !errors.Is(NewLease(Faults{}).Check(), ErrLeaseLost) {
-		t.Error("Check says nothing")
+	l = NewLease(Faults{})
+	l.Extend(l.Term(), time.Now().Add(-time.Second), 900*time.Millisecond)
+	if l.Valid() {
+		t.Error("counted from the answer, not from the sending")
 	}
+}
+
+// I1: a lease that has run out is over, though nobody has noticed yet and an answer comes late; who began under it can't go on under the next one.
+func TestLeaseIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLease(Faults{})
+		time.Sleep(time.Second)
+		term := l.Term()
+		if !l.Extend(term, time.Now(), time.Second) {
+			t.Fatal("not granted")
+		}
+		old := l.Hold()
+		if err := old.Check(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		if l.Extend(term, time.Now(), time.Second) || l.Valid() {
+			t.Error("what is over was extended")
+		}
+		if !l.Lapsed() || l.Lapsed() {
+			t.Error("the end is not told once")
+		}
+		if l.Extend(term, time.Now(), time.Second) {
+			t.Error("an answer to the old term extends the new one")
+		}
+		if !l.Extend(l.Term(), time.Now(), time.Second) || l.Hold().Check() != nil {
+			t.Error("no new term")
+		}
+		if !errors.Is(old.Check(), ErrLeaseLost) {
+			t.Error("who began under the old term goes on")
+		}
+	})
 }
 
 type log struct {

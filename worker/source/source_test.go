@@ -87,9 +87,9 @@ func (b bench) run(t *testing.T, task *counter, s runner.Settings) error {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	lease := runner.NewLease(runner.Faults{})
-	lease.Extend(time.Now(), time.Hour)
+	lease.Extend(lease.Term(), time.Now(), time.Hour)
 	d := runner.Deps{
-		Kafka: b.kafka, ClusterID: "test", OffsetsTopic: b.offset, Offsets: &kafka.OffsetReader{}, Admins: &kafka.Admins{}, Lease: lease, Gate: &runner.Gate{}, Progress: runner.NewProgress(), Signals: &runner.Signals{},
+		Kafka: b.kafka, ClusterID: "test", OffsetsTopic: b.offset, Offsets: &kafka.OffsetReader{}, Admins: &kafka.Admins{}, Lease: lease.Hold(), Gate: &runner.Gate{}, Progress: runner.NewProgress(), Signals: &runner.Signals{},
 		Logger: slog.New(slog.DiscardHandler), Connector: "counter", Tasks: 1, Settings: s,
 	}
 	d.Settings.Creation.Default = kafka.TopicConfig{Partitions: 1, Replication: 1, Configs: map[string]string{"max.message.bytes": "8000000"}}

@@ -84,10 +84,10 @@ func (y yard) run(name, evil string, more map[string]string) *line {
 		y.Fatal(err)
 	}
 	lease := runner.NewLease(runner.Faults{})
-	lease.Extend(time.Now(), time.Hour)
+	lease.Extend(lease.Term(), time.Now(), time.Hour)
 	log := testkit.Logger(y)
 	d := runner.Deps{
-		Kafka: y.kafka, ClusterID: "test", Admins: &kafka.Admins{}, Lease: lease, Gate: &runner.Gate{}, Progress: l.progress, Signals: &runner.Signals{}, Logger: log, Connector: name, Tasks: 1,
+		Kafka: y.kafka, ClusterID: "test", Admins: &kafka.Admins{}, Lease: lease.Hold(), Gate: &runner.Gate{}, Progress: l.progress, Signals: &runner.Signals{}, Logger: log, Connector: name, Tasks: 1,
 		Settings: runner.Settings{
 			MaxRecords: 10_000, MaxBytes: 8 << 20, Topics: []string{name}, Group: "connect-" + name,
 			Creation: runner.Creation{Default: kafka.TopicConfig{Partitions: 1, Replication: 1}},
