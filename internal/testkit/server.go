@@ -177,7 +177,7 @@ func open(t testing.TB, s Server) *sql.DB {
 	return db
 }
 
-var variables = map[string]string{"mariadb": "MARIADB_DSN", "mysql": "MYSQL_DSN", "kafka": "KAFKA_BROKERS", "connect": "CONNECT_URL"}
+var variables = map[string]string{"mariadb": "MARIADB_DSN", "mysql": "MYSQL_DSN", "kafka": "KAFKA_BROKERS", "connect": "CONNECT_URL", "registry": "REGISTRY_URL"}
 
 // started remembers what one process has asked the script, which takes some 50 ms.
 var started struct {
@@ -291,4 +291,16 @@ func database(t testing.TB, kind, dsn string) Server {
 		Kind: kind, Addr: c.Addr, User: c.User, Password: c.Passwd,
 		DSN: fmt.Sprintf("%s:%s@tcp(%s)/", c.User, c.Passwd, c.Addr),
 	}
+}
+
+// RealRegistry returns the URL of the shared schema registry, Apicurio's with the interface of Confluent's, starting it on first use. Where there is no
+// Java the test is skipped, as without Kafka Connect.
+func RealRegistry(t testing.TB) string {
+	t.Helper()
+	if os.Getenv(variables["registry"]) == "" {
+		if _, err := exec.LookPath("java"); err != nil {
+			t.Skip("SKIP: no schema registry: there is no Java")
+		}
+	}
+	return start(t, "registry")
 }
