@@ -110,8 +110,11 @@ func TestDeadLetters(t *testing.T) {
 	if headers["topic"] != "in" || headers["offset"] != "3" || headers["stage"] != "TRANSFORMATION" || headers["connector.name"] != "mask" || !strings.Contains(headers["exception.message"], "no Canal JSON") {
 		t.Errorf("its headers: %v", headers)
 	}
-	pr, err := c.Progress(ctx, "mask")
-	if err != nil || pr.Tasks[0].RecordsDropped != 1 {
-		t.Errorf("counted: %+v, %v", pr, err)
-	}
+	testkit.Eventually(t, 10*time.Second, "it is counted", func() error { // with the worker's next heartbeats
+		pr, err := c.Progress(ctx, "mask")
+		if err == nil && pr.Tasks[0].RecordsDropped != 1 {
+			err = fmt.Errorf("%+v", pr)
+		}
+		return err
+	})
 }
