@@ -275,14 +275,15 @@ func tables(run func(...string)) {
 
 func TestResumeFromEveryOffset(t *testing.T) {
 	each(t, func(t *testing.T, srv testkit.Server) {
-		for _, compressed := range []bool{false, true} {
+		compression := []bool{false}
+		if srv.Kind == "mysql" { // MariaDB compresses events, not transactions: TestCompressedEvents
+			compression = append(compression, true)
+		}
+		for _, compressed := range compression {
 			t.Run(fmt.Sprintf("compressed=%v", compressed), func(t *testing.T) {
 				db, name := testkit.Database(t, srv)
 				run := session(t, db)
 				if compressed {
-					if strings.HasSuffix(t.Name(), "mariadb/compressed=true") || strings.Contains(t.Name(), "/mariadb/") {
-						t.Skip("MariaDB has another kind of compression")
-					}
 					run("SET SESSION binlog_transaction_compression=ON")
 				}
 				if strings.Contains(t.Name(), "/mysql/") {

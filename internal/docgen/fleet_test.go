@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/millrace/millrace/internal/config"
+	"github.com/millrace/millrace/internal/testkit"
 )
 
 // The settings in docker-compose.yml and in the example for systemd are ones that a node takes.
@@ -44,12 +45,9 @@ func TestFleetFilesUseDeclaredSettings(t *testing.T) {
 	}
 }
 
-// systemd's own checker, where it is installed. It wants programs to exist, so another stands in for ours.
+// systemd's own checker. It wants programs to exist, so another stands in for ours.
 func TestSystemdUnit(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("SKIP: no systemd-analyze")
-	}
+	analyze := testkit.Program(t, "systemd-analyze")
 	unit, err := os.ReadFile("../../deploy/systemd/millrace.service")
 	if err != nil {
 		t.Fatal(err)

@@ -72,7 +72,7 @@ func TestSeeds(t *testing.T) {
 // The checks see what they are for: a worker that is broken on purpose is caught. Without this a check that looks at nothing would pass too.
 func TestMutants(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes half a minute with the race detector")
+		t.Skip("SKIP: takes half a minute; make test runs it")
 	}
 	const within = 200
 	for name, m := range map[string]struct {

@@ -320,7 +320,7 @@ func TestFullDataDirectory(t *testing.T) {
 		}
 	}
 	if err == nil {
-		t.Skipf("SKIP: %d connectors did not fill the disk", made)
+		t.Fatalf("%d connectors did not fill the disk", made)
 	}
 	t.Logf("refused after %d connectors: %v", made, err)
 	testkit.Eventually(t, 20*time.Second, "the reason is told", func() error {

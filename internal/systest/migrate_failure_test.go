@@ -68,10 +68,7 @@ func (p *proxy) after(method, suffix string) {
 // A move breaks off at each of its steps, there and back, while the database is written to. Each failure says what state things are in, the
 // next run goes on from there, and in the end each change is there once.
 func TestMigrateBreaksOff(t *testing.T) {
-	connectURL := testkit.Connect(t)
-	if connectURL == "" {
-		t.Skip("SKIP: no Kafka Connect: there is no Java")
-	}
+	connectURL := testkit.NeedConnect(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	srv := testkit.MySQL(t)

@@ -18,10 +18,7 @@ import (
 // A Debezium connector is moved from the real Kafka Connect to here and back again while its database is written to: the topic has each
 // change once, in order per key, and the rows of one snapshot.
 func TestMigrateFromKafkaConnect(t *testing.T) {
-	url := testkit.Connect(t)
-	if url == "" {
-		t.Skip("SKIP: no Kafka Connect: there is no Java")
-	}
+	url := testkit.NeedConnect(t)
 	for _, kind := range []string{"mysql", "mariadb"} {
 		t.Run(kind, func(t *testing.T) { migrateWhileWriting(t, url, kind) })
 	}
@@ -218,10 +215,7 @@ func eachOnce(t *testing.T, topics map[string][]captured, db string, total int) 
 
 // What can't move is named, with the reasons, and stays as it was.
 func TestMigrateReport(t *testing.T) {
-	url := testkit.Connect(t)
-	if url == "" {
-		t.Skip("SKIP: no Kafka Connect: there is no Java")
-	}
+	url := testkit.NeedConnect(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	broker := testkit.Kafka(t)

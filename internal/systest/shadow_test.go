@@ -23,10 +23,7 @@ import (
 // A Debezium connector runs on the real Kafka Connect while its database is written to. Its shadow is found equal; one whose config was made
 // to differ is not, and the report names the column. What a run made is gone after it.
 func TestShadow(t *testing.T) {
-	url := testkit.Connect(t)
-	if url == "" {
-		t.Skip("SKIP: no Kafka Connect: there is no Java")
-	}
+	url := testkit.NeedConnect(t)
 	for _, kind := range []string{"mysql", "mariadb"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

@@ -69,16 +69,29 @@ func Kafka(t testing.TB) string {
 }
 
 // Connect returns the URL of the shared Kafka Connect with Debezium, which works on the broker that Kafka returns, starting it on first
-// use. Unlike the others it may be missing where tests decide a merge: it returns "" where there is no Java, and the caller has what it
-// once answered.
+// use. It returns "" where there is no Java, and the caller has what it once answered; where servers are promised it is there.
 func Connect(t testing.TB) string {
 	t.Helper()
-	if os.Getenv(variables["connect"]) == "" {
-		if _, err := exec.LookPath("java"); err != nil {
-			return ""
-		}
+	if !java("connect") {
+		return ""
 	}
 	return start(t, "connect")
+}
+
+// NeedConnect is Connect for a test that has no recording to go by.
+func NeedConnect(t testing.TB) string {
+	t.Helper()
+	url := Connect(t)
+	if url == "" {
+		t.Skip("SKIP: no Kafka Connect: there is no Java")
+	}
+	return url
+}
+
+// java reports whether a server of Java's can be had. Where servers are promised the script installs what is missing.
+func java(kind string) bool {
+	_, err := exec.LookPath("java")
+	return err == nil || required() || os.Getenv(variables[kind]) != ""
 }
 
 // Instance starts a private database server of the kind (mariadb or mysql) with more lines for its configuration, such as
@@ -297,10 +310,8 @@ func database(t testing.TB, kind, dsn string) Server {
 // Java the test is skipped, as without Kafka Connect.
 func RealRegistry(t testing.TB) string {
 	t.Helper()
-	if os.Getenv(variables["registry"]) == "" {
-		if _, err := exec.LookPath("java"); err != nil {
-			t.Skip("SKIP: no schema registry: there is no Java")
-		}
+	if !java("registry") {
+		t.Skip("SKIP: no schema registry: there is no Java")
 	}
 	return start(t, "registry")
 }
