@@ -182,9 +182,9 @@ func (p *pairing) pair(t, h *event) {
 	list := compare(nil, "key", t.key, h.key)
 	list = compare(list, "value", t.value, h.value)
 	list = compare(list, "headers", any(t.headers), any(h.headers))
-	same := true
+	same, cut := true, p.from.within != "" && transactionOf(t.value) == p.from.within
 	for _, d := range list {
-		if !p.tolerated(d) {
+		if !p.tolerated(d, cut) {
 			same = false
 			p.differ(t, d)
 		}
@@ -194,9 +194,19 @@ func (p *pairing) pair(t, h *event) {
 	}
 }
 
-func (p *pairing) tolerated(d difference) bool {
+// transactionOf is the id of a record's transaction; empty: it does not tell.
+func transactionOf(value any) string {
+	m, _ := value.(map[string]any)
+	if inner, ok := m["payload"].(map[string]any); ok {
+		m = inner
+	}
+	txn, _ := m["transaction"].(map[string]any)
+	return text(txn["id"])
+}
+
+func (p *pairing) tolerated(d difference, cut bool) bool {
 	for _, t := range p.out.Tolerated {
-		if (d.what == "another value" || t.alone) && t.match.MatchString(d.path) {
+		if (cut || !t.cut) && (d.what == "another value" || t.alone) && t.match.MatchString(d.path) {
 			t.Records++
 			return true
 		}

@@ -74,6 +74,36 @@ func TestPairing(t *testing.T) {
 	}
 }
 
+// Debezium counts anew when it goes on within a transaction. That is tolerated in the transaction that its offset was in, and in no other.
+func TestCutTransaction(t *testing.T) {
+	t.Parallel()
+	for name, x := range map[string]struct {
+		offset map[string]any
+		want   string
+	}{
+		"within it":       {map[string]any{"event": 3.0, "transaction_id": "t7"}, "equal, 2 of 2"},
+		"another one":     {map[string]any{"event": 3.0, "transaction_id": "t6"}, "different, 1 of 2; value.transaction.total_order another value 1"},
+		"between two":     {map[string]any{"transaction_id": "t7"}, "different, 1 of 2; value.transaction.total_order another value 1"},
+		"it does not say": {map[string]any{"row": 1.0}, "different, 1 of 2; value.transaction.total_order another value 1"},
+	} {
+		_, begin := startOf(x.offset)
+		out := &Equivalence{}
+		p := newPairing(begin, out)
+		record := func(side int, topic string, pos, order int, txn string) {
+			p.add(side, newReader([]string{"", "private."}[side]).read(&kafka.Fetched{Topic: []string{"", "private."}[side] + topic, Key: []byte("1"), Value: fmt.Appendf(nil,
+				`{"op":"c","after":{"v":1},"source":{"server_id":1,"file":"b.000009","pos":%d,"row":0},"transaction":{"id":%q,"total_order":%d,"data_collection_order":1}}`, pos, txn, order)}))
+		}
+		record(there, "t", 110, 1, "t7")
+		record(here, "t", 110, 3, "t7")
+		record(there, "t", 210, 1, "t8")
+		record(here, "t", 210, 1, "t8")
+		p.finish(p.furthest)
+		if got := out.brief(); got != x.want {
+			t.Errorf("%s: %s, want %s", name, got, x.want)
+		}
+	}
+}
+
 // After a failover files and positions are another server's: the start is told by GTID.
 func TestStart(t *testing.T) {
 	t.Parallel()

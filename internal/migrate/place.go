@@ -43,6 +43,8 @@ func fileNumber(name string) uint64 {
 type start struct {
 	place
 	seen mysql.GTIDSet // nil: files and positions decide
+	// within is the id of the transaction that Debezium was in the middle of; empty: of none, or it does not tell.
+	within string
 }
 
 // startOf makes the offset to begin with of one of Debezium's: it begins at the start of the transaction that Debezium is in, so that all
@@ -55,6 +57,9 @@ func startOf(offset map[string]any) (map[string]any, start) {
 		}
 	}
 	s := start{place: place{server: text(offset["server_id"]), file: text(offset["file"]), pos: number(offset["pos"]), row: 1 << 62}}
+	if number(offset["event"]) > 0 || number(offset["row"]) > 0 {
+		s.within = text(offset["transaction_id"])
+	}
 	for _, flavor := range []string{mysql.MySQLFlavor, mysql.MariaDBFlavor} {
 		if set, err := mysql.ParseGTIDSet(flavor, text(offset["gtids"])); err == nil && !set.IsEmpty() {
 			s.seen = set

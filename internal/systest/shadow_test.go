@@ -73,7 +73,8 @@ func shadowWhileWriting(t *testing.T, url, kind string) {
 
 	equal, code := shadowRun(ctx, t, c, url, connector, "--caught-up")
 	if code != 0 || equal.Verdict != migrate.Equal || equal.Compared == 0 || equal.Same != equal.Compared || !slices.Contains(equal.Topics, topic) || !strings.HasPrefix(equal.Reason, "caught up") {
-		t.Errorf("exit code %d, %+v", code, equal)
+		report, _ := json.Marshal(equal)
+		t.Errorf("exit code %d, %s", code, report)
 	}
 
 	other := interruptedShadow(ctx, t, c, url, connector)
