@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -112,6 +113,13 @@ func watch(ctx context.Context, t *testing.T, broker, topic string, running *syn
 	if err != nil {
 		t.Fatal(err)
 	}
+	follow(ctx, t, k, from, running, func(msgs []kafka.Fetched) { p.took(msgs, time.Now()) })
+	return p
+}
+
+// follow reads committed records on a goroutine of its own until ctx ends, and hands them on as they come.
+func follow(ctx context.Context, t *testing.T, k kafka.Config, from map[kafka.TopicPartition]int64, running *sync.WaitGroup, take func([]kafka.Fetched)) {
+	t.Helper()
 	consumer, err := kafka.NewConsumer(ctx, k, kafka.ConsumerOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -125,13 +133,12 @@ func watch(ctx context.Context, t *testing.T, broker, topic string, running *syn
 				return
 			}
 			if err != nil {
-				t.Errorf("watch %s: %v", topic, err)
+				t.Errorf("follow %v: %v", slices.Collect(maps.Keys(from)), err)
 				return
 			}
-			p.took(msgs, time.Now())
+			take(msgs)
 		}
 	})
-	return p
 }
 
 func (p *pauses) took(msgs []kafka.Fetched, now time.Time) {

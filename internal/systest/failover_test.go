@@ -108,25 +108,7 @@ func tickers(ctx context.Context, t *testing.T, c fleet.Cluster, broker string, 
 		create(ctx, t, c, name, all)
 		from[kafka.TopicPartition{Topic: name}] = 0
 	}
-	consumer, err := kafka.NewConsumer(ctx, k, kafka.ConsumerOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumer.Assign(from)
-	running.Go(func() {
-		defer consumer.Close()
-		for {
-			msgs, err := consumer.Poll(ctx)
-			if ctx.Err() != nil {
-				return
-			}
-			if err != nil {
-				t.Errorf("follow the topics: %v", err)
-				return
-			}
-			f.take(t, msgs)
-		}
-	})
+	follow(ctx, t, k, from, running, func(msgs []kafka.Fetched) { f.take(t, msgs) })
 	return f
 }
 
